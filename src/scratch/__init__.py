@@ -1,0 +1,1 @@
+"""The code of the book Deep Learning From Scratch, one module per chapter."""

@@ -1,0 +1,1 @@
+"""Checkers for the exercises: they say what is wrong in words."""

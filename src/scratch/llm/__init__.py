@@ -1,0 +1,1 @@
+"""Part II: language models, from a tokenizer to an assistant."""

@@ -1,0 +1,1 @@
+"""Part I: neural networks, from one neuron to a trained classifier."""
