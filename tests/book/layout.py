@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,9 +51,10 @@ class Problem:
         return f"{self.path}:{self.line}: {self.message}"
 
 
-def report(problems: list[Problem]) -> str:
-    """Return one line per problem, for the message of an assert."""
-    return "\n" + "\n".join(str(problem) for problem in problems)
+def assert_none(problems: list[Problem]) -> None:
+    """Fail a test with one line per problem."""
+    if problems:
+        pytest.fail("\n".join(map(str, problems)), pytrace=False)
 
 
 def toc_pages(toc: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import chapter_checks as checks
 import pytest
-from layout import ROOT, chapter_modules, is_chapter, pages, report
+from layout import ROOT, assert_none, chapter_modules, is_chapter, pages
 
 PAGES = pages()
 CHAPTERS = [page for page in PAGES if is_chapter(page)]
@@ -44,31 +44,31 @@ def test_front_matter_is_complete(page):
     parsed = source(page)
     needed = is_chapter(page) or parsed.cells
     problems = checks.check_front_matter(parsed) if needed else []
-    assert not problems, report(problems)
+    assert_none(problems)
 
 
 @every_chapter
 def test_the_frame_is_in_order(page):
     problems = checks.check_frame(source(page))
-    assert not problems, report(problems)
+    assert_none(problems)
 
 
 @every_chapter
 def test_exercises_have_asserted_solutions(page):
     problems = checks.check_exercises(source(page))
-    assert not problems, report(problems)
+    assert_none(problems)
 
 
 @every_chapter
 def test_an_exercise_has_a_checker(page):
     problems = checks.check_checker(source(page))
-    assert not problems, report(problems)
+    assert_none(problems)
 
 
 @every_chapter
 def test_figures_have_captions_and_descriptions(page):
     problems = checks.check_figures(source(page))
-    assert not problems, report(problems)
+    assert_none(problems)
 
 
 @every_page
@@ -79,13 +79,13 @@ def test_cells_are_short_and_narrow_and_run(page):
         *checks.check_columns(parsed),
         *checks.check_cells_outside_directives(parsed),
     ]
-    assert not problems, report(problems)
+    assert_none(problems)
 
 
 @every_page
 def test_listings_name_what_they_show(page):
     problems = checks.check_listings(source(page))
-    assert not problems, report(problems)
+    assert_none(problems)
 
 
 @every_chapter
@@ -98,13 +98,13 @@ def test_the_chapter_shows_its_module(page):
         problems += checks.check_public_names(
             parsed, module, file.read_text("utf8")
         )
-    assert not problems, report(problems)
+    assert_none(problems)
 
 
 @every_page
 def test_no_cell_redefines_a_name_of_scratch(page, public):
     problems = checks.check_no_redefinition(source(page), public)
-    assert not problems, report(problems)
+    assert_none(problems)
 
 
 @every_page
@@ -114,10 +114,10 @@ def test_prose_promises_nothing_and_types_no_results(page):
         *checks.check_words(parsed),
         *checks.check_typed_numbers(parsed),
     ]
-    assert not problems, report(problems)
+    assert_none(problems)
 
 
 @every_page
 def test_citations_are_in_the_bibliography(page, keys):
     problems = checks.check_citations(source(page), keys)
-    assert not problems, report(problems)
+    assert_none(problems)
