@@ -281,6 +281,7 @@ def test_a_folded_cell_may_be_long(root, tag):
         "\\begin{align}\na &= 0.12345\n\\end{align}",
         "Version 1.2.345 of 10.5281/zenodo.",
         "Two decimals: 0.12.",
+        "A learning rate of 0.001.",
         "% just a comment with 0.12345",
     ],
 )
