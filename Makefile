@@ -9,17 +9,16 @@ PRESET ?= gpu
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help book test serve gpu bench lint format lock picture clean distclean
+.PHONY: help install book test serve gpu bench lint format lock picture clean distclean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' \
 	    $(MAKEFILE_LIST)
 
+install: $(INSTALLED) ## set up .venv, as every other target does by itself
+
 book: $(INSTALLED) ## build the book, warnings as errors
-	@# A page that failed must be read again: an incremental build would
-	@# pass over it and end well.
-	$(BIN)/jupyter-book build . -W --keep-going \
-	    || { rm -rf _build/.doctrees; exit 1; }
+	$(BIN)/jupyter-book build . -W --keep-going
 	@printf '\nThe book is ready. Open it with your browser:\n  file://%s\n' \
 	    "$(CURDIR)/$(SITE)/index.html"
 
