@@ -56,7 +56,9 @@ def display_tex(tex, *, whole_environment=False):
 
 def _visit_inline(self, node):
     tex = self.encode(node.astext())
-    start = self.starttag(node, "span", "", CLASS="math notranslate nohighlight")
+    start = self.starttag(
+        node, "span", "", CLASS="math notranslate nohighlight"
+    )
     self.body.append(rf"{start}\({tex}\)</span>")
     raise nodes.SkipNode
 
@@ -104,6 +106,13 @@ def _drop_thebe(app):
                 app.disconnect(listener.id)
 
 
+def _plain_lines(signature):
+    """Write the parameters of a signature as lines, not as half a list."""
+    text = re.sub(r"<dl[^>]*>", '<span class="sig-lines">', signature[0])
+    text = re.sub(r"<dd[^>]*>", '<span class="sig-line">', text)
+    return re.sub(r"</d[ld]>", "</span>", text)
+
+
 def _tidy_page(app, pagename, templatename, context, doctree):
     """Load each script once, and none of the parts that are not used."""
     for kind in ("script_files", "css_files"):
@@ -119,6 +128,10 @@ def _tidy_page(app, pagename, templatename, context, doctree):
         # A name that hides the visible words from those who speak to it.
         label = '<summary aria-label="Toggle hidden content">'
         context["body"] = body = body.replace(label, "<summary>")
+        body = re.sub(
+            r'<dt class="sig.*?</dt>', _plain_lines, body, flags=re.S
+        )
+        context["body"] = body
     if body and "doc-biblio" in body:
         # A list whose items have a role of their own is not a list to a
         # screen reader, and the role of the items is deprecated.
@@ -256,6 +269,11 @@ def _inline(text):
     return "".join(pieces)
 
 
+def _shapes(text):
+    """Set each shape, such as (B, T), as code."""
+    return _inline(re.sub(r"\([^()]*\)", r"``\g<0>``", text))
+
+
 def _entries(lines):
     """Group a block's lines: a deeper line continues the one above."""
     entries = []
@@ -278,10 +296,9 @@ def _field(name, first, lines):
             out.append(f":param {argument}: {_inline(meaning.strip())}")
         return out
     if first is None and name == "Shapes":
-        shapes = [f"    | {_inline(entry)}" for entry in _entries(body)]
-        return [":Shapes:", *shapes]
+        return [":Shapes:", *(f"    | {_shapes(e)}" for e in _entries(body))]
     text = " ".join([first or "", *(s.strip() for s in body)]).strip()
-    return [f":{name}: {_inline(text)}"]
+    return [f":{name}: {_shapes(text) if name == 'Shapes' else _inline(text)}"]
 
 
 def docstring_to_rst(lines):

@@ -37,7 +37,7 @@ function fit(formula) {
   if (!inner || !room) return;
   formula.classList.remove("wide");
   const widest = Math.max(
-    ...[...inner.querySelectorAll(".base")].map((base) => base.offsetWidth),
+    ...[...inner.querySelectorAll(".katex-base")].map((base) => base.offsetWidth),
   );
   formula.classList.toggle("wide", widest > room);
 }
@@ -50,10 +50,13 @@ function settle() {
 document.addEventListener("DOMContentLoaded", () => {
   if (window.katex) document.querySelectorAll(".math").forEach(typeset);
   settle();
-  document.fonts.ready.then(settle);
   let pending;
-  window.addEventListener("resize", () => {
+  const later = () => {
     cancelAnimationFrame(pending);
     pending = requestAnimationFrame(settle);
-  });
+  };
+  document.fonts.ready.then(later);
+  // Also when something unfolds, which makes the article longer.
+  const article = document.querySelector("article");
+  if (article) new ResizeObserver(later).observe(article);
 });

@@ -1,0 +1,315 @@
+"""What a reader's browser must find on each page of the built site.
+
+No request leaves the site, from a server or from a folder; nothing fails or
+complains; formulas are typeset; nothing violates WCAG 2.1 A or AA, in light
+or dark; a phone need not scroll sideways; code of 79 columns fits at 1366.
+"""
+
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from layout import pages
+
+playwright = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+
+pytestmark = [pytest.mark.browser, pytest.mark.site]
+
+PAGES = [*pages(), "genindex", "search"]
+LAPTOP, PHONE = (1366, 768), (390, 844)  # CSS pixels
+CODE_COLUMNS = 79
+# On a narrow page other boxes scroll, and the keyboard must reach them.
+PHONE_RULES = ["scrollable-region-focusable"]
+WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
+
+# Violations that only the theme could mend: {axe's rule: (selector, why)}.
+EXCEPTIONS: dict[str, tuple[str, str]] = {}
+
+# What is folded must hold to the rules too, so it is opened first.
+UNFOLD = """() => {
+    document.querySelectorAll("article details").forEach(
+        (details) => { details.open = true; });
+    document.querySelectorAll("article button.toggle-button-hidden").forEach(
+        (button) => button.click());
+}"""
+
+SETTLED = """async () => {
+    await document.fonts.ready;
+    await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+}"""
+
+FORMULAS = r"""() => {
+    const wrong = [];
+    for (const math of document.querySelectorAll("article .math")) {
+        const start = math.textContent.slice(0, 60);
+        if (!math.querySelector(".katex")) wrong.push("not typeset: " + start);
+    }
+    for (const error of document.querySelectorAll(".katex-error"))
+        wrong.push("error: " + (error.title || error.textContent));
+    const walk = document.createTreeWalker(
+        document.querySelector("article") || document.body,
+        NodeFilter.SHOW_TEXT);
+    while (walk.nextNode()) {
+        const { data, parentElement } = walk.currentNode;
+        if (/\\[(\[]|\$\$/.test(data)
+            && !parentElement.closest("pre, code, script, .katex, .math"))
+            wrong.push("raw: " + data.trim().slice(0, 60));
+    }
+    return wrong;
+}"""
+
+CUT_CODE = """(columns) =>
+    [...document.querySelectorAll("article pre")].filter((pre) => {
+        const longest = Math.max(
+            ...pre.textContent.split("\\n").map((line) => line.length));
+        return pre.checkVisibility() && longest <= columns
+            && pre.scrollWidth > pre.clientWidth;
+    }).map((pre) => pre.textContent.trim().slice(0, 60))"""
+
+WIDTH = "() => document.documentElement.scrollWidth"
+
+
+class Visit:
+    """A page in the browser, and what went wrong on the way to it."""
+
+    def __init__(self, page, host: str) -> None:
+        self.page = page
+        self.host = host
+        self.problems: list[str] = []
+        page.on("request", self._asked)
+        page.on("requestfailed", lambda r: self._note("failed", r.url))
+        page.on("response", self._answered)
+        page.on("pageerror", lambda error: self._note("error", str(error)))
+        page.on("console", self._logged)
+
+    def _note(self, kind: str, text: str) -> None:
+        self.problems.append(f"{kind}: {text}")
+
+    def _asked(self, request) -> None:
+        address = urlsplit(request.url)
+        if address.scheme not in ("data", "blob", "about"):
+            if address.netloc != self.host:
+                self._note("another host", request.url)
+
+    def _answered(self, response) -> None:
+        if response.status >= 400:
+            self._note(str(response.status), response.url)
+
+    def _logged(self, message) -> None:
+        if message.type in ("error", "warning"):
+            self._note(f"console {message.type}", message.text)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = (shutil.which(name) for name in names)
+    chromium = os.environ.get("CHROMIUM") or next(filter(None, found), None)
+    if chromium is None:
+        reason = (
+            "No Chromium here: install it, or set CHROMIUM to its path. "
+            f"Looked for {', '.join(names)}."
+        )
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    quiet = (
+        "--no-sandbox --disable-gpu --disable-background-networking "
+        "--disable-component-update --disable-sync --no-first-run"
+    )
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(
+            executable_path=chromium, args=quiet.split()
+        )
+        yield started
+        started.close()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def address(built_site: Path) -> Iterator[str]:
+    """Serve the site, and return the address of its root."""
+    handler = partial(_Quiet, directory=str(built_site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def visit(browser) -> Iterator[Callable]:
+    """Return a function that opens a page, with what it folds unfolded.
+
+    Pages of one size and mode share a context, and so its cache.
+    """
+    contexts = {}
+
+    @contextmanager
+    def opened(url, *, size=LAPTOP, mode="light") -> Iterator[Visit]:
+        if (size, mode) not in contexts:
+            contexts[size, mode] = browser.new_context(
+                viewport={"width": size[0], "height": size[1]},
+                color_scheme=mode,
+                reduced_motion="reduce",
+            )
+        seen = Visit(contexts[size, mode].new_page(), urlsplit(url).netloc)
+        try:
+            seen.page.goto(url, wait_until="load")
+            seen.page.evaluate(SETTLED)
+            seen.page.evaluate(UNFOLD)
+            seen.page.evaluate(SETTLED)
+            yield seen
+        finally:
+            seen.page.close()
+
+    yield opened
+    for context in contexts.values():
+        context.close()
+
+
+def violations(page, **only) -> list[str]:
+    """Return what axe-core finds, without the documented exceptions.
+
+    The inside of a formula is left out: its thousands of boxes have the
+    color of the text around them, and are hidden from screen readers.
+    """
+    options = {
+        "runOnly": only or {"type": "tag", "values": WCAG},
+        "resultTypes": ["violations"],
+    }
+    result = axe.Axe().run(
+        page, context={"exclude": [[".katex-html"]]}, options=options
+    )
+    found = []
+    for rule in result.response["violations"]:
+        selector, _ = EXCEPTIONS.get(rule["id"], (None, ""))
+        for node in rule["nodes"]:
+            target = " ".join(map(str, node["target"]))
+            if selector is None or not re.search(selector, target):
+                why = node["failureSummary"].replace("\n", " ")
+                found.append(f"{rule['id']} at {target}: {why}")
+    return found
+
+
+def report(problems: list[str]) -> str:
+    return "\n" + "\n".join(problems)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_whole_and_asks_no_other_host(visit, address, page):
+    with visit(f"{address}/{page}.html") as seen:
+        assert not seen.problems, report(seen.problems)
+        formulas = seen.page.evaluate(FORMULAS)
+        assert not formulas, report(formulas)
+        cut = seen.page.evaluate(CUT_CODE, CODE_COLUMNS)
+        assert not cut, report(cut)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_whole_without_a_server(visit, built_site, page):
+    url = (built_site / f"{page}.html").as_uri()
+    with visit(url) as seen:
+        assert not seen.problems, report(seen.problems)
+        formulas = seen.page.evaluate(FORMULAS)
+        assert not formulas, report(formulas)
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_open_to_all_readers(visit, address, page, mode):
+    with visit(f"{address}/{page}.html", mode=mode) as seen:
+        shown = seen.page.evaluate("document.documentElement.dataset.theme")
+        assert shown == mode
+        found = violations(seen.page)
+        assert not found, report(found)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_fits_a_phone(visit, address, page):
+    with visit(f"{address}/{page}.html", size=PHONE) as seen:
+        assert seen.page.evaluate(WIDTH) <= PHONE[0]
+        found = violations(seen.page, type="rule", values=PHONE_RULES)
+        assert not found, report(found)
+
+
+# Each check must be able to fail ------------------------------------------
+
+BROKEN = """<!doctype html><html lang="en"><title>Broken</title>
+<article><h1>Broken</h1>%s</article>"""
+
+
+def _broken(tmp_path: Path, inside: str) -> str:
+    path = tmp_path / "broken.html"
+    path.write_text(BROKEN % inside, encoding="utf8")
+    return path.as_uri()
+
+
+@pytest.mark.parametrize(
+    ("inside", "problem"),
+    [
+        ("<img src='http://another.invalid/x.png' alt=''>", "another host"),
+        ("<img src='missing.png' alt=''>", "failed"),
+        ("<script>console.error('no')</script>", "console error"),
+        ("<script>missing()</script>", "error: missing is not defined"),
+    ],
+)
+def test_what_goes_wrong_on_the_way_is_noticed(
+    visit, tmp_path, inside, problem
+):
+    with visit(_broken(tmp_path, inside)) as seen:
+        assert problem in report(seen.problems)
+
+
+@pytest.mark.parametrize(
+    ("inside", "problem"),
+    [
+        (r"<span class='math'>\(x\)</span>", "not typeset"),
+        ("<span class='katex-error' title='bad'>x</span>", "error: bad"),
+        (r"<p>where \(x\) is</p>", "raw"),
+        ("<p>$$ x $$</p>", "raw"),
+    ],
+)
+def test_a_formula_left_raw_is_noticed(visit, tmp_path, inside, problem):
+    with visit(_broken(tmp_path, inside)) as seen:
+        assert problem in report(seen.page.evaluate(FORMULAS))
+
+
+def test_code_that_is_cut_is_noticed(visit, tmp_path):
+    line = "<pre style='width: 300px; overflow: auto'>" + "x" * CODE_COLUMNS
+    with visit(_broken(tmp_path, line + "</pre>")) as seen:
+        assert seen.page.evaluate(CUT_CODE, CODE_COLUMNS)
+        assert not seen.page.evaluate(CUT_CODE, CODE_COLUMNS - 1)
+
+
+def test_a_page_wider_than_a_phone_is_noticed(visit, tmp_path):
+    wide = "<div style='width: 500px'>wide</div>"
+    with visit(_broken(tmp_path, wide), size=PHONE) as seen:
+        assert seen.page.evaluate(WIDTH) > PHONE[0]
+
+
+@pytest.mark.parametrize(
+    ("inside", "rule"),
+    [
+        ("<img src='data:,'>", "image-alt"),
+        ("<p style='color: #bbb; background: #fff'>pale</p>", "contrast"),
+    ],
+)
+def test_what_shuts_readers_out_is_noticed(visit, tmp_path, inside, rule):
+    with visit(_broken(tmp_path, inside)) as seen:
+        assert rule in report(violations(seen.page))
+
+
+def test_no_more_than_two_exceptions():
+    assert len(EXCEPTIONS) <= 2
+    assert all(why for _, why in EXCEPTIONS.values())
