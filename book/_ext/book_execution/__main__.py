@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("chapters", nargs="*", metavar="chapter")
     parser.add_argument("--preset", choices=["gpu", "cpu"], default="gpu")
     parser.add_argument("--all", action="store_true", help="fresh ones too")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     marked = {
         c.docname: c for c in _chapters_of(Path.cwd()) if c.runs_on != "cpu"
     }

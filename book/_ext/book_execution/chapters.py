@@ -103,7 +103,7 @@ class Chapter:
     def line_of(self, cell_index: int) -> int:
         """Return the line of the page on which a cell begins."""
         lines = self.notebook.metadata.get("source_map", [])
-        return lines[cell_index] + 1 if cell_index < len(lines) else 0
+        return lines[cell_index] if cell_index < len(lines) else 0
 
     def with_outputs_of(self, executed: NotebookNode) -> NotebookNode:
         """Return this chapter's notebook with the outputs of another.

@@ -1,5 +1,6 @@
 """Executed notebooks: those in the cache and those kept in git."""
 
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -27,7 +28,8 @@ class Cache:
         self._entries = {
             entry.hashkey: entry
             for entry in self._cache.list_cache_records()
-            if "record" in (entry.data or {}) and self._file(entry).exists()
+            if "record" in (entry.data or {})
+            and (self._folder(entry.hashkey) / "base.ipynb").exists()
         }
 
     def key(self, notebook: NotebookNode) -> str:
@@ -67,6 +69,9 @@ class Cache:
         kept: bool = False,
     ) -> None:
         """Make MyST-NB show this notebook; no record, no outputs."""
+        # A folder without its notebook, left when a build was killed, would
+        # stop jupyter-cache.
+        shutil.rmtree(self._folder(self.key(notebook)), ignore_errors=True)
         entry = self._cache.cache_notebook_bundle(
             CacheBundleIn(notebook, chapter.docname, data=_data(record, kept)),
             check_validity=False,
@@ -81,8 +86,8 @@ class Cache:
             entry.uri: entry.data["execution_seconds"] for entry in entries
         }
 
-    def _file(self, entry: NbCacheRecord) -> Path:
-        return self._cache.path / "executed" / entry.hashkey / "base.ipynb"
+    def _folder(self, key: str) -> Path:
+        return self._cache.path / "executed" / key
 
 
 def _was_made_by(entry: NbCacheRecord, chapter: Chapter) -> bool:
