@@ -219,10 +219,10 @@ def failing(tmp_path_factory):
         "subprocess.run([sys.executable, '-c', child + ')'], check=True)",
     )
     book.chapter("dies", "os._exit(3)")
-    return book, book.build()
+    return book, book.build("-W")
 
 
-def test_a_failing_chapter_stops_the_build_without_w_too(failing):
+def test_a_failing_chapter_stops_the_build(failing):
     _, built = failing
     assert built.status != 0
     assert "4 of 5 chapters failed: book/part/dies, " in built.output
@@ -260,7 +260,7 @@ def test_a_file_that_no_fingerprint_covers_is_named(failing):
 def test_the_others_are_kept_and_a_second_build_fails_too(failing):
     book, _ = failing
     again = book.build()
-    assert again.status != 0
+    assert again.status != 0  # without -W too
     assert sorted(again.executed) == ["dies", "raises", "reads", "slow"]
     names = "data/by_child.txt, data/by_python.txt, src/toy/__init__.py"
     book.replace(
@@ -480,6 +480,7 @@ def test_ctrl_c_leaves_no_process_and_a_sound_cache(tmp_path):
     assert "quick result" in book.page("part/quick")
 
 
+@pytest.mark.filterwarnings("ignore:::sphinx_")  # not ours
 def test_jupyter_book_and_plain_sphinx_build_the_same(tmp_path):
     book = SmallBook(tmp_path)
     book.path("conf.py").unlink()

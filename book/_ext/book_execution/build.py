@@ -74,7 +74,8 @@ class Build:
                 f"---- {docname} failed ----\n{text.strip()}\n"
                 for docname, text in sorted(self._failures.items())
             ]
-            _LOGGER.error("\n\n%s", "\n".join(parts))
+            # Not logged: with -W Sphinx would raise on the first line.
+            print("", *parts, sep="\n", file=sys.stderr)
             raise ChapterError(
                 f"{len(parts)} of {len(chapters)} chapters failed: "
                 f"{', '.join(sorted(self._failures))}. "

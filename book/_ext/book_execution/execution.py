@@ -208,9 +208,9 @@ def opened_files(log: Path, root: Path) -> set[str]:
     lines = log.read_text().splitlines() if log.exists() else []
     for line in lines:
         kind, _, name = line.partition(" ")
-        if name.endswith(".pyc"):
-            name = source_from_cache(name)
         path = Path(name)
+        if path.suffix == ".pyc" and path.parent.name == "__pycache__":
+            path = Path(source_from_cache(path))
         if kind == "w":
             written.add(path)
         elif path not in written and is_input(path, root):
