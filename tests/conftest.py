@@ -19,3 +19,12 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time():
     torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items):
+    """Run what needs a browser last.
+
+    It is the slowest, and playwright's event loop stays in this thread until
+    the end, where tests that start one of their own would fail.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
