@@ -4,6 +4,7 @@ import asyncio
 import io
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -154,6 +155,30 @@ def test_a_broken_entry_of_the_cache_is_executed_again(book):
     built = book.build(*STRICT)
     assert built.status == 0
     assert built.executed == ["three"]
+
+
+def test_an_entry_of_another_version_is_executed_again(book):
+    with sqlite3.connect(book.path("_build/.jupyter_cache/global.db")) as db:
+        db.execute(
+            "update nbcache set data = ? where uri = ?",
+            ('{"record": {"when": "long ago"}}', "book/part/three"),
+        )
+    db.close()
+    built = book.build(*STRICT)
+    assert built.status == 0, built.output
+    assert built.executed == ["three"]
+
+
+def test_a_notebook_without_code_is_not_executed(tmp_path):
+    book = SmallBook(tmp_path)
+    book.chapter("one", "1")
+    text = book.path("book/part/one.md").read_text()
+    book.write("book/part/one.md", text.partition("```{code")[0])
+    built = book.build(*STRICT)
+    assert built.status == 0, built.output
+    assert "executing" not in built.output
+    assert "Some prose." in book.page("part/one")
+    assert "Executed (UTC)" not in book.page("built")
 
 
 def test_without_execution_the_book_still_builds(tmp_path):
@@ -369,6 +394,17 @@ def test_the_longest_chapter_starts_first_and_unknown_ones_before(schedule):
     )
     assert [s[0] for s in started] == ["new", "long", "middle", "short"]
     assert {s[1] for s in started} == {1}
+
+
+def test_the_times_of_the_last_build_order_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr("book_execution.build.available_cores", lambda: 1)
+    book = SmallBook(tmp_path)
+    book.write("src/toy.py", "")
+    book.chapter("brief", "import toy")
+    book.chapter("long", "import time, toy\ntime.sleep(0.6)")
+    assert book.build().executed == ["brief", "long"]
+    book.write("src/toy.py", "VALUE = 1")
+    assert book.build().executed == ["long", "brief"]
 
 
 def test_as_many_run_as_allowed_and_share_the_cores(schedule, monkeypatch):

@@ -148,7 +148,7 @@ class Build:
         unique = {cache.key(c.notebook): c for c in self._chapters.values()}
         for chapter in unique.values():
             if not chapter.has_code:
-                cache.put(chapter, chapter.notebook, None)
+                cache.put(chapter, chapter.notebook, None)  # nothing to run
             elif chapter.is_kept:
                 self._prime(chapter, cache)
             elif not cache.is_fresh(chapter):
@@ -200,9 +200,9 @@ class Build:
         )
         if code_changed:
             cache.put(chapter, chapter.notebook, None)
-        elif not cache.holds(chapter, record, kept=True):
+        elif not cache.holds(chapter, record):
             notebook = chapter.with_outputs_of(notebook)
-            cache.put(chapter, notebook, record, kept=True)
+            cache.put(chapter, notebook, record, is_kept=True)
 
 
 def _refuse_twins(chapters: list[Chapter], cache: Cache) -> None:

@@ -67,7 +67,8 @@ def fill_tables(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             )
             for target, title, record in view["rows"]
         ]
-        node.replace_self([machine, _table(_HEADINGS, rows)])
+        table = [_table(_HEADINGS, rows)] if rows else []
+        node.replace_self([machine, *table])
 
 
 def insert_provenance(

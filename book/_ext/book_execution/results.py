@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 from jupyter_cache import get_cache
@@ -15,6 +16,15 @@ from .machine import Record
 KEPT_METADATA_KEY = "book"
 
 
+class _Held(NamedTuple):
+    """What the cache holds under one key."""
+
+    pk: int  # in the cache; later entries have larger ones
+    docname: str
+    record: Record | None  # None if there are no outputs
+    is_kept: bool  # True if made elsewhere and kept in git
+
+
 class Cache:
     """The jupyter-cache that MyST-NB reads, with a record of each result.
 
@@ -25,12 +35,10 @@ class Cache:
 
     def __init__(self, path: str) -> None:
         self._cache = get_cache(path)
-        self._entries = {
-            entry.hashkey: entry
-            for entry in self._cache.list_cache_records()
-            if "record" in (entry.data or {})
-            and (self._folder(entry.hashkey) / "base.ipynb").exists()
-        }
+        self._held: dict[str, _Held] = {}
+        for entry in self._cache.list_cache_records():
+            if (self._folder(entry.hashkey) / "base.ipynb").exists():
+                self._remember(entry)
 
     def key(self, notebook: NotebookNode) -> str:
         """Return the key under which MyST-NB looks the notebook up."""
@@ -38,27 +46,28 @@ class Cache:
 
     def record(self, chapter: Chapter) -> Record | None:
         """Return the record of what MyST-NB would show now, if there is."""
-        entry = self._entries.get(self.key(chapter.notebook))
-        if entry is None or entry.data["record"] is None:
-            return None
-        return Record.from_dict(entry.data["record"])
+        held = self._held.get(self.key(chapter.notebook))
+        return held.record if held else None
+
+    def holds(self, chapter: Chapter, record: Record | None) -> bool:
+        """Tell whether MyST-NB would show these outputs kept in git."""
+        held = self._held.get(self.key(chapter.notebook))
+        return held is not None and held.is_kept and held.record == record
 
     def is_fresh(self, chapter: Chapter) -> bool:
         """Tell whether MyST-NB would show what these inputs gave here."""
-        entry = self._entries.get(self.key(chapter.notebook))
-        return entry is not None and _was_made_by(entry, chapter)
+        held = self._held.get(self.key(chapter.notebook))
+        return held is not None and _was_made_by(held, chapter)
 
     def find(self, chapter: Chapter) -> tuple[NotebookNode, Record] | None:
-        """Look for outputs made from the very same inputs, here."""
-        for entry in self._entries.values():
-            if _was_made_by(entry, chapter):
-                notebook = self._cache.get_cache_bundle(entry.pk).nb
-                return notebook, Record.from_dict(entry.data["record"])
-        return None
+        """Look for outputs made from the very same inputs, here.
 
-    def holds(self, chapter: Chapter, record: Record, *, kept: bool) -> bool:
-        entry = self._entries.get(self.key(chapter.notebook))
-        return entry is not None and entry.data == _data(record, kept)
+        They may lie under another key if a caption or a tag has changed.
+        """
+        for held in self._held.values():
+            if _was_made_by(held, chapter):
+                return self._cache.get_cache_bundle(held.pk).nb, held.record
+        return None
 
     def put(
         self,
@@ -66,36 +75,51 @@ class Cache:
         notebook: NotebookNode,
         record: Record | None,
         *,
-        kept: bool = False,
+        is_kept: bool = False,
     ) -> None:
         """Make MyST-NB show this notebook; no record, no outputs."""
         # A folder without its notebook, left when a build was killed, would
         # stop jupyter-cache.
         shutil.rmtree(self._folder(self.key(notebook)), ignore_errors=True)
+        data = {
+            # The name under which MyST-NB looks for it.
+            "execution_seconds": record.seconds if record else 0.0,
+            "record": record.as_dict() if record else None,
+            "is_kept": is_kept,
+        }
         entry = self._cache.cache_notebook_bundle(
-            CacheBundleIn(notebook, chapter.docname, data=_data(record, kept)),
+            CacheBundleIn(notebook, chapter.docname, data=data),
             check_validity=False,
             overwrite=True,
         )
-        self._entries[entry.hashkey] = entry
+        self._remember(entry)
 
     def seconds(self) -> dict[str, float]:
         """Return {docname: seconds} of the last execution of each page."""
-        entries = sorted(self._entries.values(), key=lambda entry: entry.pk)
-        return {
-            entry.uri: entry.data["execution_seconds"] for entry in entries
-        }
+        held = sorted(h for h in self._held.values() if h.record)
+        return {h.docname: h.record.seconds for h in held}
+
+    def _remember(self, entry: NbCacheRecord) -> None:
+        try:
+            record = entry.data["record"]
+            self._held[entry.hashkey] = _Held(
+                pk=entry.pk,
+                docname=entry.uri,
+                record=Record.from_dict(record) if record else None,
+                is_kept=entry.data["is_kept"],
+            )
+        except (KeyError, TypeError):
+            return  # not put by us, or by another version of us
 
     def _folder(self, key: str) -> Path:
         return self._cache.path / "executed" / key
 
 
-def _was_made_by(entry: NbCacheRecord, chapter: Chapter) -> bool:
-    record = entry.data["record"]
+def _was_made_by(held: _Held, chapter: Chapter) -> bool:
     return (
-        record is not None
-        and not entry.data["kept"]
-        and record["fingerprint"] == chapter.inputs.fingerprint
+        held.record is not None
+        and not held.is_kept
+        and held.record.fingerprint == chapter.inputs.fingerprint
     )
 
 
@@ -149,12 +173,3 @@ def write_kept(
     new = chapter.kept_path.with_suffix(".new")
     nbformat.write(notebook, new)
     new.replace(chapter.kept_path)
-
-
-def _data(record: Record | None, kept: bool) -> dict:
-    return {
-        # The name under which MyST-NB looks for it.
-        "execution_seconds": record.seconds if record else 0.0,
-        "record": record.as_dict() if record else None,
-        "kept": kept,
-    }
