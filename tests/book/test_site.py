@@ -23,6 +23,15 @@ def html(site, page):
     return site.pages[path]
 
 
+def test_the_book_builds(book_build):
+    status, log = book_build
+    if status != 0:
+        pytest.fail(
+            f"jupyter-book build . -W --keep-going ends with {status}:\n{log}",
+            pytrace=False,
+        )
+
+
 @every_page
 def test_links_lead_somewhere(site, html):
     problems = checks.check_links(html, site)
