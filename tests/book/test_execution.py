@@ -353,8 +353,14 @@ def test_a_module_edited_while_it_is_used_counts_as_changed(tmp_path):
 
 
 def chapters_named(*names: str) -> list[Chapter]:
-    notebook = new_notebook()
-    return [Chapter(n, None, None, notebook, None, "cpu", ()) for n in names]
+    """Make chapters that can be scheduled, but not executed."""
+    chapters = [
+        Chapter(name, None, None, new_notebook(), None, "cpu", ())
+        for name in names
+    ]
+    for chapter in chapters:
+        vars(chapter)["inputs"] = None  # as if collected
+    return chapters
 
 
 @pytest.fixture
@@ -362,7 +368,7 @@ def schedule(monkeypatch):
     """Record (docname, how many run) for each start, executing nothing."""
     started, n_running = [], 0
 
-    async def sleep_only(run, variables, scratch):
+    async def sleep_only(run, variables, folder):
         nonlocal n_running
         n_running += 1
         started.append((run.chapter.docname, n_running, variables))
@@ -441,7 +447,7 @@ class Terminal(io.StringIO):
 def say(stream: io.StringIO) -> str:
     async def work() -> None:
         async with Progress(stream) as progress:
-            runs = [Run(c, c.notebook) for c in chapters_named("a", "b")]
+            runs = [Run(c, None, None) for c in chapters_named("a", "b")]
             for run in runs:
                 progress.change(run)
             for run in runs:

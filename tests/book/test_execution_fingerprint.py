@@ -1,10 +1,13 @@
 """A fingerprint covers all that decides the outputs of a chapter."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from book_execution import fingerprint
+from book_execution import execution, fingerprint
 from book_execution.execution import opened_files
 from book_execution.fingerprint import (
     cells_digest,
@@ -253,3 +256,17 @@ def test_opened_files_are_those_read_but_not_written_first(root):
     (root / "data/own.txt").write_text("own")
     log.write_text("\n".join(lines))
     assert opened_files(log, root) == {"data/far.txt", "src/toy/leaf.py"}
+
+
+def test_the_watch_runs_the_sitecustomize_that_it_hides(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("print('the hidden one')")
+    watch = Path(execution.__file__).parent / "watch"
+    search = os.pathsep.join([str(watch), str(tmp_path)])
+    done = subprocess.run(
+        [sys.executable, "-c", "print('then the program')"],
+        env=os.environ | {"PYTHONPATH": search},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == ["the hidden one", "then the program"]
+    assert done.stderr == ""

@@ -129,15 +129,15 @@ def _chapters_of(root: Path) -> list[Chapter]:
             sourcedir=root,
         )
     with (
-        tempfile.TemporaryDirectory() as scratch,
+        tempfile.TemporaryDirectory() as folder,
         patch_docutils(confdir),
         docutils_namespace(),
     ):
         app = Sphinx(
             srcdir=root,
             confdir=confdir,
-            outdir=Path(scratch, "html"),
-            doctreedir=Path(scratch, "doctrees"),
+            outdir=Path(folder, "html"),
+            doctreedir=Path(folder, "doctrees"),
             buildername="dummy",
             confoverrides=config,
             status=None,

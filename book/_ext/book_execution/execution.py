@@ -21,7 +21,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from .chapters import Chapter
-from .fingerprint import is_input
+from .fingerprint import Inputs, is_input
 from .machine import Record, available_cores, new_record
 
 _WATCH_FOLDER = Path(__file__).parent / "watch"
@@ -41,6 +41,7 @@ class Run:
 
     chapter: Chapter
     notebook: NotebookNode  # gets the outputs
+    inputs: Inputs  # as they were before it started
     started: float = field(default_factory=monotonic)  # seconds
     ended: float | None = None  # seconds, None while it runs
     cell: int | None = None  # place of the cell that ran last
@@ -87,10 +88,11 @@ async def run_chapters(
     async def work() -> None:
         while waiting:
             chapter = waiting.pop(0)
-            run = Run(chapter, copy.deepcopy(chapter.notebook))
+            notebook = copy.deepcopy(chapter.notebook)
+            run = Run(chapter, notebook, chapter.inputs)
             on_change(run)
-            with tempfile.TemporaryDirectory() as scratch:
-                await _execute(run, variables, Path(scratch))
+            with tempfile.TemporaryDirectory() as folder:
+                await _execute(run, variables, Path(folder))
             if not run.failure:
                 run.record = _record(run, preset)
             on_change(run)
@@ -120,10 +122,14 @@ def uninterrupted(work: Coroutine[Any, Any, None]) -> None:
             raise
 
 
-async def _execute(run: Run, variables: dict[str, str], scratch: Path) -> None:
-    """Execute one chapter in a kernel of its own, and end that kernel."""
+async def _execute(run: Run, variables: dict[str, str], folder: Path) -> None:
+    """Execute one chapter in a kernel of its own, and end that kernel.
+
+    Args:
+        folder: an empty one, for what is noted on the way.
+    """
     chapter = run.chapter
-    log = scratch / "opened"
+    log = folder / "opened"
     search = [str(_WATCH_FOLDER), variables.get("PYTHONPATH")]
     variables = variables | {
         "PYTHONPATH": os.pathsep.join(filter(None, search)),
@@ -144,7 +150,7 @@ async def _execute(run: Run, variables: dict[str, str], scratch: Path) -> None:
         record_timing=False,
         on_cell_execute=remember,
     )
-    with open(scratch / "stderr", "wb") as stderr:
+    with open(folder / "stderr", "wb") as stderr:
         try:
             await client.async_execute(
                 cwd=str(chapter.path.parent), env=variables, stderr=stderr
@@ -153,12 +159,12 @@ async def _execute(run: Run, variables: dict[str, str], scratch: Path) -> None:
             # nbclient reports a cancelled wait as a dead kernel.
             if asyncio.current_task().cancelling():
                 raise asyncio.CancelledError from None
-            run.failure = _describe(run, error, scratch / "stderr")
+            run.failure = _describe(run, error, folder / "stderr")
         finally:
             run.ended = monotonic()
             await _end(kernel, client, kindly=not run.failure)
     if not run.failure:
-        run.failure = _undeclared(chapter, opened_files(log, chapter.root))
+        run.failure = _undeclared(run, opened_files(log, chapter.root))
 
 
 async def _end(
@@ -177,9 +183,9 @@ async def _end(
 def _record(run: Run, preset: str) -> Record:
     chapter = run.chapter
     record = new_record(
-        chapter.inputs, seconds=run.seconds, preset=preset, root=chapter.root
+        run.inputs, seconds=run.seconds, preset=preset, root=chapter.root
     )
-    if chapter.inputs_now() != chapter.inputs:
+    if chapter.inputs_now() != run.inputs:
         # Somebody saved a module meanwhile: nobody knows which one was read,
         # so no fingerprint may ever match.
         return replace(record, fingerprint="")
@@ -218,8 +224,8 @@ def opened_files(log: Path, root: Path) -> set[str]:
     return read
 
 
-def _undeclared(chapter: Chapter, opened: set[str]) -> str:
-    missing = sorted(p for p in opened if not chapter.inputs.covers(p))
+def _undeclared(run: Run, opened: set[str]) -> str:
+    missing = sorted(p for p in opened if not run.inputs.covers(p))
     if not missing:
         return ""
     return (
