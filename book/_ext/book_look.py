@@ -158,6 +158,19 @@ class ChapterMap(Directive):
         return [node]
 
 
+def _note_minutes(app, doctree):
+    """Remember how long a chapter takes, as its own first box says.
+
+    So the number is written once. `minutes:` in the front matter goes
+    before it.
+    """
+    metadata = app.env.metadata[app.env.docname]
+    box = next(iter(doctree.findall(nodes.admonition)), None)
+    said = re.search(r"(\d+)\s+minutes", box.astext() if box else "")
+    if said and "minutes" not in metadata:
+        metadata["minutes"] = int(said[1])
+
+
 def chapters_that_exist(env):
     """Return {docname: minutes or None} for the chapters of the book."""
     return {
@@ -212,7 +225,7 @@ def _total(planned, existing):
     minutes = list(existing.values())
     if minutes and all(minutes):
         hours = sum(map(int, minutes)) / 60
-        return f"{text}: about {hours:.1f} hours to read and run."
+        return f"{text}; to read them takes about {hours:.1f} hours."
     return f"{text}. Each one says at its start how many minutes it takes."
 
 
@@ -351,6 +364,7 @@ def setup(app):
     app.add_directive("chapter-map", ChapterMap)
     app.connect("config-inited", _settings)
     app.connect("builder-inited", _drop_thebe)
+    app.connect("doctree-read", _note_minutes)
     app.connect("env-updated", _redraw_maps)
     app.connect("doctree-resolved", _draw_maps)
     app.connect("html-page-context", _add_katex)
