@@ -125,7 +125,10 @@ def _chapters_of(root: Path) -> list[Chapter]:
         confdir = None
         config, _ = get_final_config(
             user_yaml=root / "_config.yml",
-            cli_config={"external_toc_path": str(root / "_toc.yml")},
+            cli_config={
+                "external_toc_path": str(root / "_toc.yml"),
+                "latex_individualpages": False,  # Jupyter Book insists
+            },
             sourcedir=root,
         )
     with (
