@@ -103,6 +103,16 @@ def weight_alone(weight, bias, x, label):
     return right_step(weight, bias, x, label)[0]
 
 
+def swapped(weight, bias, x, label):
+    weight, bias = right_step(weight, bias, x, label)
+    return bias, weight
+
+
+def sum_without_bias(weight, bias, x, label):
+    error = label - (1 if weight @ x >= 0 else 0)
+    return weight + error * x, bias + error
+
+
 def crashes(weight, bias, x, label):
     return weight + x[7], bias
 
@@ -122,6 +132,8 @@ def test_learning_step_accepts(answer):
         (in_place, "in place"),
         (only_adds, "fired but should be silent"),
         (weight_alone, "two things"),
+        (swapped, "returned the bias first"),
+        (sum_without_bias, "bias belongs to the weighted sum"),
         (crashes, "raised IndexError"),
         (right_step(torch.ones(1), 0.0, torch.ones(1), 1), "without calling"),
     ],
@@ -147,12 +159,12 @@ def test_signed_distance_accepts(answer):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (lambda x, w, b: x @ w + b, "length of the weights"),
-        (lambda x, w, b: (x @ w + b) / w.square().sum(), "length"),
+        (lambda x, w, b: x @ w + b, r"\(3 \* 6 \+ 4 \* 8 - 10\) / 5"),
+        (lambda x, w, b: (x @ w + b) / w.square().sum(), "must be 8"),
         (lambda x, w, b: ((x @ w + b) / w.norm()).abs(), "silent side"),
         (lambda x, w, b: x @ w / w.norm(), "must be 8, got 10"),
         (lambda x, w, b: x @ w / w.norm() + b, "must be 8, got 0"),
-        (lambda x, w, b: (x @ w + b) / (w.norm() + 1), "length"),
+        (lambda x, w, b: (x @ w + b) / (w.norm() + 1), "must be 8"),
         (
             lambda x, w, b: ((x * w).sum() + b) / w.norm(),
             r"must have shape \(3,\), got \(\)",

@@ -78,6 +78,7 @@ def check_learning_step(
         ([1, 2], 1, [2, 5], 0, "The neuron fired but should be silent."),
         ([0, 0], 0, [2, 1], 0, "A weighted sum of 0 fires: step(0) is 1."),
         ([-2, 1], -1, [1, 1], 0, "The output is right: nothing may move."),
+        ([1, 1], -3, [1, 1], 1, "The bias belongs to the weighted sum."),
     ]
     for weight, bias, x, label, hint in cases:
         weight, x = torch.tensor(weight).float(), torch.tensor(x).float()
@@ -96,6 +97,14 @@ def check_learning_step(
                 f"{shown} must return two things, weight and bias; "
                 f"got {result!r}"
             )
+        if (
+            torch.as_tensor(result[0]).ndim
+            == 0
+            < torch.as_tensor(result[1]).ndim
+        ):
+            raise Mistake(
+                f"{shown} returned the bias first; return weight, bias"
+            )
         error = label - output
         new_weight, new_bias = before[0] + error * before[1], bias + error
         expect_close(f"the weight from {shown}", result[0], new_weight, hint)
@@ -109,7 +118,7 @@ def check_signed_distance(
     """Check signed_distance(x, weight, bias) for points x (..., d_in)."""
     weight, bias = torch.tensor([3.0, 4.0]), -10.0
     cases = [
-        ([6.0, 8.0], "Divide by the length of the weights, here 5."),
+        ([6.0, 8.0], "It is (3 * 6 + 4 * 8 - 10) / 5."),
         ([0.0, 0.0], "The origin lies on the silent side: minus 2."),
         ([2.0, 1.0], "This point lies on the line."),
         (
