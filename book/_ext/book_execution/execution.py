@@ -32,6 +32,7 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has only one
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -176,7 +177,7 @@ async def _end(
     if kernel.has_kernel:
         kindly = kindly and not asyncio.current_task().cancelling()
         if not kindly:
-            await kernel.signal_kernel(signal.SIGKILL)
+            await kernel.signal_kernel(_KILL)
         await kernel.shutdown_kernel(now=not kindly)
 
 

@@ -67,8 +67,11 @@ def describe_cpu() -> str:
                 break
     elif platform.system() == "Darwin":
         model = _output("sysctl", "-n", "machdep.cpu.brand_string") or model
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{model}, {available_cores()} cores, {memory:.0f} GiB"
+    described = f"{model}, {available_cores()} cores"
+    if hasattr(os, "sysconf"):  # not on Windows
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        described += f", {memory / 2**30:.0f} GiB"
+    return described
 
 
 def describe_gpu() -> str:
