@@ -6,11 +6,15 @@ function typeset(element) {
   const source = holder.textContent.trim();
   const display = source.startsWith("\\[");
   if (!display && !source.startsWith("\\(")) return;
-  katex.render(source.slice(2, -2), holder, {
+  const options = {
     displayMode: display,
-    throwOnError: false,
     strict: "ignore", // text in formulas may hold dashes and quotes
-  });
+  };
+  try {
+    katex.render(source.slice(2, -2), holder, options);
+  } catch (error) {
+    console.error(error.message); // the source stays on the page
+  }
 }
 
 // A box that scrolls must take the keyboard's focus; one that does not must
