@@ -28,6 +28,7 @@ GATES = {
 def test_gates_accepts_any_weights_that_work():
     assert check_gates(GATES)
     assert check_gates(GATES | {"AND": ([2.0, 3.0], -5.0)})
+    assert check_gates(GATES | {"OR": ([0.7, 0.7], -0.7)})  # on the cut
     assert check_gates(GATES | {"NOT": (torch.tensor([-3.0]), 0)})
 
 
@@ -108,6 +109,16 @@ def swapped(weight, bias, x, label):
     return bias, weight
 
 
+def absolute_input(weight, bias, x, label):
+    error = label - (1 if weight @ x + bias >= 0 else 0)
+    return weight + error * x.abs(), bias + error
+
+
+def threshold_below_zero(weight, bias, x, label):
+    error = label - (1 if weight @ x + bias >= -0.5 else 0)
+    return weight + error * x, bias + error
+
+
 def sum_without_bias(weight, bias, x, label):
     error = label - (1 if weight @ x >= 0 else 0)
     return weight + error * x, bias + error
@@ -133,6 +144,9 @@ def test_learning_step_accepts(answer):
         (only_adds, "fired but should be silent"),
         (weight_alone, "two things"),
         (swapped, "returned the bias first"),
+        (absolute_input, "must be"),
+        (threshold_below_zero, "just below 0"),
+        (lambda w, b, x, y: (None, b), "returned None"),
         (sum_without_bias, "bias belongs to the weighted sum"),
         (crashes, "raised IndexError"),
         (right_step(torch.ones(1), 0.0, torch.ones(1), 1), "without calling"),
@@ -170,6 +184,9 @@ def test_signed_distance_accepts(answer):
             r"must have shape \(3,\), got \(\)",
         ),
         (lambda x, w, b: None, "returned None"),
+        (lambda x, w, b: (x @ w + b) / 5, r"-6 \* 1"),
+        (lambda x, w, b: (x @ w - 10) / w.norm(), r"-6 \* 1"),
+        (lambda x, w, b: (x @ w + b) / (w.max() + 1), r"-6 \* 1"),
         (lambda x, w: x @ w, "raised TypeError"),
     ],
 )

@@ -166,6 +166,8 @@ def test_wrong_shapes_and_labels_are_named():
         weighted_sum(torch.tensor(1.0), torch.ones(3), 0)
     with pytest.raises(ValueError, match=r"\(d_in,\), got \(1, 3\)"):
         weighted_sum(torch.ones(3), torch.ones(1, 3), 0)
+    with pytest.raises(TypeError, match=r"torch\.float32, got torch\.int64"):
+        weighted_sum(torch.ones(3).long(), torch.ones(3), 0)
     with pytest.raises(ValueError, match="label must be 0 or 1, got -1"):
         Perceptron(2).learn(torch.ones(2), -1)
     with pytest.raises(ValueError, match="d_in must be at least 1, got 0"):

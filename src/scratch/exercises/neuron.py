@@ -42,8 +42,9 @@ def check_gates(gates: Mapping[str, tuple[list[float], float]]) -> None:
         n_inputs = len(next(iter(table)))
         try:
             weight, bias = gates[name]
-            weight = torch.tensor([float(w) for w in weight]).double()
+            numbers = [float(w) for w in weight]
             bias = float(bias)
+            weight = torch.tensor(numbers, dtype=torch.float64)
         except (TypeError, ValueError):
             raise Mistake(
                 f"{name} must be a pair (weights, bias) of numbers, such as "
@@ -79,6 +80,7 @@ def check_learning_step(
         ([0, 0], 0, [2, 1], 0, "A weighted sum of 0 fires: step(0) is 1."),
         ([-2, 1], -1, [1, 1], 0, "The output is right: nothing may move."),
         ([1, 1], -3, [1, 1], 1, "The bias belongs to the weighted sum."),
+        ([1, 2, 1], -1.25, [2, -1, 1], 1, "The sum is just below 0: silent."),
     ]
     for weight, bias, x, label, hint in cases:
         weight, x = torch.tensor(weight).float(), torch.tensor(x).float()
@@ -97,11 +99,7 @@ def check_learning_step(
                 f"{shown} must return two things, weight and bias; "
                 f"got {result!r}"
             )
-        if (
-            torch.as_tensor(result[0]).ndim
-            == 0
-            < torch.as_tensor(result[1]).ndim
-        ):
+        if isinstance(result[1], Tensor) and result[1].shape == x.shape:
             raise Mistake(
                 f"{shown} returned the bias first; return weight, bias"
             )
@@ -116,19 +114,24 @@ def check_signed_distance(
     signed_distance: Callable[[Tensor, Tensor, float], Tensor],
 ) -> None:
     """Check signed_distance(x, weight, bias) for points x (..., d_in)."""
-    weight, bias = torch.tensor([3.0, 4.0]), -10.0
     cases = [
-        ([6.0, 8.0], "It is (3 * 6 + 4 * 8 - 10) / 5."),
-        ([0.0, 0.0], "The origin lies on the silent side: minus 2."),
-        ([2.0, 1.0], "This point lies on the line."),
+        # weight, bias, points, hint
+        ([3, 4], -10, [6, 8], "It is (3 * 6 + 4 * 8 - 10) / 5."),
+        ([3, 4], -10, [0, 0], "The origin is on the silent side: minus 2."),
+        ([3, 4], -10, [2, 1], "This point lies on the cut."),
+        ([-6, 2, 3], 3, [1, 5, 0], "It is (-6 * 1 + 2 * 5 + 3) / 7."),
         (
-            [[6.0, 8.0], [0.0, 0.0], [2.0, 1.0]],
-            "A batch of points (3, 2) has three distances.",
+            [3, 4],
+            -10,
+            [[6, 8], [0, 0], [2, 1]],
+            "A batch of 3 points has 3 distances.",
         ),
     ]
-    for points, hint in cases:
-        x = torch.tensor(points)
-        shown = f"signed_distance({points}, [3, 4], -10)"
-        actual = attempt(shown, signed_distance, x, weight, bias)
-        expected = (x[..., 0] * 3 + x[..., 1] * 4 - 10) / 5
+    for weight, bias, points, hint in cases:
+        x, w = torch.tensor(points).float(), torch.tensor(weight).float()
+        shown = f"signed_distance({points}, {weight}, {bias})"
+        expected = (x @ w + bias) / w.square().sum().sqrt()
+        actual = attempt(
+            shown, signed_distance, x.clone(), w.clone(), float(bias)
+        )
         expect_close(shown, actual, expected, hint)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scratch.nn.neuron import step as step  # the first activation function
 
-_CUBIC = 0.044715  # fitted by Hendrycks and Gimpel to the exact GELU
+_CUBIC = 0.044715  # Hendrycks and Gimpel (2016), section 2
 
 
 def step_derivative(x: Tensor) -> Tensor:

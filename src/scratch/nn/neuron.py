@@ -15,7 +15,8 @@ def weighted_sum(x: Tensor, weight: Tensor, bias: Tensor | float) -> Tensor:
         x (..., d_in), weight (d_in,), bias has none
         result (...)
 
-    Raises: ValueError if the last dimension of x is not d_in.
+    Raises: ValueError if weight has not one dimension, or if the last one
+        of x is not d_in. TypeError if x and weight differ in dtype.
 
     >>> weighted_sum(torch.tensor([4.0, 1.0]), torch.tensor([0.5, 2.0]), -2)
     tensor(2.)
@@ -28,6 +29,10 @@ def weighted_sum(x: Tensor, weight: Tensor, bias: Tensor | float) -> Tensor:
         raise ValueError(
             f"x must have shape (..., {len(weight)}), got {tuple(x.shape)}"
         )
+    if x.dtype != weight.dtype:
+        raise TypeError(
+            f"x must have the dtype of weight, {weight.dtype}, got {x.dtype}"
+        )
     return x @ weight + bias
 
 
@@ -35,7 +40,7 @@ def step(x: Tensor) -> Tensor:
     """Return 1 where x is at least 0, and 0 elsewhere.
 
     Shapes: (...) -> (...)
-    Source: Rosenblatt (1958), the threshold of a response unit.
+    Source: McCulloch and Pitts (1943), the all-or-none unit.
 
     >>> step(torch.tensor([-0.5, 0.0, 3.0]))
     tensor([0., 1., 1.])
@@ -91,7 +96,7 @@ class Perceptron(Neuron):
     """A neuron with a step for its activation that starts from zero.
 
     Shapes: (..., d_in) -> (...), each output 0 or 1
-    Source: Rosenblatt (1958).
+    Source: Rosenblatt (1958), with the rule of Rosenblatt (1962).
     """
 
     def __init__(self, d_in: int) -> None:
