@@ -113,31 +113,35 @@ def _plain_lines(signature):
     return re.sub(r"</d[ld]>", "</span>", text)
 
 
-def _tidy_page(app, pagename, templatename, context, doctree):
-    """Load each script once, and none of the parts that are not used."""
-    for kind in ("script_files", "css_files"):
-        seen = []
-        for asset in context.get(kind, []):
+def _tidy_assets(assets):
+    """Load each file once, and none of sphinx-thebe's."""
+    kept = {}
+    for asset in assets:
+        if "thebe" not in str(asset.filename):
             key = (asset.filename, asset.attributes.get("body"))
-            if key not in seen and "thebe" not in str(asset.filename):
-                seen.append(key)
-            else:
-                context[kind] = [a for a in context[kind] if a is not asset]
-    body = context.get("body")
-    if body:
-        # A name that hides the visible words from those who speak to it.
-        label = '<summary aria-label="Toggle hidden content">'
-        context["body"] = body = body.replace(label, "<summary>")
-        body = re.sub(
-            r'<dt class="sig.*?</dt>', _plain_lines, body, flags=re.S
-        )
-        context["body"] = body
-    if body and "doc-biblio" in body:
-        # A list whose items have a role of their own is not a list to a
-        # screen reader, and the role of the items is deprecated.
-        body = re.sub(r' role="doc-biblio(entry|graphy)"', "", body)
-        body = body.replace('<div role="list" ', "<div ")
-        context["body"] = body
+            kept.setdefault(key, asset)
+    return list(kept.values())
+
+
+def tidy_body(body):
+    """Mend what keeps a page from readers, in what the extensions write."""
+    # A name that hides the visible words from those who speak to the page.
+    label = '<summary aria-label="Toggle hidden content">'
+    body = body.replace(label, "<summary>")
+    # A space that would be underlined.
+    body = re.sub(r"(Solution to)(<a [^>]*>) ", r"\1 \2", body)
+    body = re.sub(r'<dt class="sig.*?</dt>', _plain_lines, body, flags=re.S)
+    # A list whose items have a role of their own is not a list to a screen
+    # reader, and the role of the items is deprecated.
+    body = re.sub(r' role="doc-biblio(entry|graphy)"', "", body)
+    return body.replace('<div role="list" ', "<div ")
+
+
+def _tidy_page(app, pagename, templatename, context, doctree):
+    for kind in ("script_files", "css_files"):
+        context[kind] = _tidy_assets(context.get(kind, []))
+    if context.get("body"):
+        context["body"] = tidy_body(context["body"])
 
 
 # The map of chapters -------------------------------------------------------

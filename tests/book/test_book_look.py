@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from book_look import display_tex, docstring_to_rst, map_html
+from book_look import display_tex, docstring_to_rst, map_html, tidy_body
 from layout import CURRICULUM, ROOT
 
 PARTS = yaml.safe_load((ROOT / "book/chapters.yml").read_text("utf8"))
@@ -88,3 +88,11 @@ Source: Author (1958).
         ">>> f(1)",
         "2",
     ]
+
+
+def test_a_signature_over_several_lines_is_no_list():
+    signature = '<dt class="sig sig-object py"><dl>\n<dd>x</dd>\n</dl></dt>'
+    made = tidy_body(f"{signature}<dl><dd>a list</dd></dl>")
+    assert "<dl><dd>a list</dd></dl>" in made
+    assert made.count("<dd>") == 1
+    assert made.count("<span") == made.count("</span>") == 2
