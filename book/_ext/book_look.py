@@ -208,8 +208,7 @@ def map_html(parts, existing, uri):
             else:
                 title += '<span class="visually-hidden"> (planned)</span>'
             if existing.get(docname):
-                gives += f' <span class="path-time">{existing[docname]}'
-                gives += "&nbsp;min</span>"
+                gives += f" ({existing[docname]}&nbsp;min)"
             out.append(
                 f'<li class="{"ready" if ready else "planned"}">'
                 f'<span class="path-dot" aria-hidden="true">{number}</span>'
