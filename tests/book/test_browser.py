@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -257,6 +258,24 @@ def test_a_page_fits_a_phone(visit, address, page):
 
 BROKEN = """<!doctype html><html lang="en"><title>Broken</title>
 <article><h1>Broken</h1>%s</article>"""
+
+
+def test_the_sliders_find_each_gate_but_xor(visit, built_site):
+    page = visit((built_site / "book/nn/01_neuron.html").as_uri()).page
+    sliders = page.locator(".neuron-plane input")
+
+    def corners_right(gate, *numbers):
+        page.select_option(".neuron-plane select", gate)
+        for slider, number in zip(sliders.all(), numbers, strict=True):
+            slider.fill(str(number))
+        return page.locator(".neuron-plane p").inner_text()[0]
+
+    assert corners_right("AND", 1, 1, -1.5) == "4"
+    assert corners_right("AND", 1, 1, -0.5) == "2"
+    assert corners_right("OR", 1, 1, -1) == "4"  # a sum of 0 fires
+    assert corners_right("NAND", -1, -1, 1.5) == "4"
+    grid = product((-2, -0.5, 1, 3), repeat=3)
+    assert max(corners_right("XOR", *numbers) for numbers in grid) == "3"
 
 
 def _broken(tmp_path: Path, inside: str) -> str:
