@@ -41,6 +41,11 @@ def check_stable_sigmoid(sigmoid: Callable[[Tensor], Tensor]) -> None:
         shown = f"sigmoid([{number:g}])"
         actual = _call(shown, sigmoid, x)
         expect_close(shown, actual, right_sigmoid(x), hint)
+    tail = torch.tensor([-30.0], dtype=torch.float64)
+    shown = "the logarithm of sigmoid([-30]), in float64,"
+    actual = torch.as_tensor(_call("sigmoid([-30])", sigmoid, tail))
+    hint = "A clamp this tight makes the far side flat, where it still falls."
+    expect_close(shown, actual.log(), torch.tensor([-30.0]), hint)
     for number in (-2.0, 0.0, 1.0, -FAR, -100.0, 100.0, FAR):
         _expect_slope(sigmoid, torch.tensor(number))
 
@@ -138,7 +143,7 @@ def check_dead_units(count: Callable[[Tensor], int]) -> None:
     expect_close(shown, actual, 2, hint)
 
     faint = torch.zeros(1000, 2)
-    faint[17, 1] = 1e-6
+    faint[-1, 1] = 1e-6
     cases = [
         ("torch.ones(4, 3)", torch.ones(4, 3), 0, "All three fire."),
         ("torch.zeros(4, 3)", torch.zeros(4, 3), 3, "None of three fires."),
@@ -149,7 +154,7 @@ def check_dead_units(count: Callable[[Tensor], int]) -> None:
             "A batch may hold a single example.",
         ),
         (
-            "1000 examples for which one unit of two gives 1e-6, once",
+            "1000 examples, of which only the last gets 1e-6 from a unit",
             faint,
             1,
             "A unit that fires for one example, however weakly, still learns.",
@@ -172,6 +177,8 @@ def check_softmax_temperature(
     z = torch.tensor([[1.0, 2.0, 4.0], [0.5, 0.0, -1.0]])
     far = torch.tensor([FAR, 0.0, -FAR])
     apart = torch.tensor([0.0, -200.0])
+    rows = torch.tensor([[200.0, 0.0], [0.0, 1.0]])
+    own_largest = "Subtract the largest logit of each row, not of all rows."
     overflow = (
         "In float32, e to any power above 88.7 is inf: subtract the largest "
         "logit before you exponentiate."
@@ -190,6 +197,9 @@ def check_softmax_temperature(
         ("[10000, 0, -10000], 0.1", far, 0.1, overflow),
         ("[-10000, -10000], 1.0", far[[2, 2]], 1.0, overflow),
         ("[0, -200], 100.0", apart, 100.0, too_late),
+        ("[[200, 0], [0, 1]], 1.0", rows, 1.0, own_largest),
+        ("[1, 2, 4], 0.01", z[0], 0.01, general),
+        ("[10000, 0, -10000], 10000.0", far, FAR, general),
     ]
     for given, logits, temperature, hint in cases:
         shown = f"softmax_with_temperature({given})"
