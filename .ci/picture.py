@@ -46,8 +46,8 @@ def take(page: str, selector: str) -> bytes:
 
 def main() -> None:
     page, selector = sys.argv[1:] or ("book/nn/01_neuron", "article figure")
-    image = Image.open(BytesIO(take(page, selector)))
-    image.convert("RGB").quantize(128).save(PICTURE, optimize=True)
+    image = Image.open(BytesIO(take(page, selector))).convert("RGB")
+    image.save(PICTURE, optimize=True)
     size = PICTURE.stat().st_size
     print(f"{PICTURE.relative_to(ROOT)}: {size:,} bytes")
     if size > MAX_BYTES:
