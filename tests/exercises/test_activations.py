@@ -292,6 +292,10 @@ def shared_maximum_in_place(logits, temperature):
             "of each row, not of all rows",
         ),
         (lambda z, t: shifted(z, max(t, 0.2)), "must be"),
+        (
+            lambda z, t: (z / t).softmax(dim=1 if z.ndim > 1 else 0),
+            "whatever the number of dimensions",
+        ),
         (lambda z, t: shifted(z, min(t, 150)), "must be"),
         (lambda z, t: shifted(z, t).log(), "logarithms"),
         (lambda z, t: (z / t).sigmoid(), "it is softmax"),

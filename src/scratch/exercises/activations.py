@@ -36,7 +36,7 @@ def check_stable_sigmoid(sigmoid: Callable[[Tensor], Tensor]) -> None:
         "In float32, e to any power above 88.7 is inf, and inf / inf is "
         "nan: keep what you exponentiate at or below 0."
     )
-    for number in (-FAR, -100.0, 100.0, FAR):
+    for number in (-20.0, -5.0, 5.0, 20.0, -FAR, -100.0, 100.0, FAR):
         x = torch.tensor([number])
         shown = f"sigmoid([{number:g}])"
         actual = _call(shown, sigmoid, x)
@@ -108,6 +108,12 @@ def check_swish_derivative(derivative: Callable[[Tensor], Tensor]) -> None:
     actual = _call(shown, derivative, x.reshape(5, 1))
     expect_close(shown, actual, right.reshape(5, 1))
     hint = "Far out e^x or e^-x is inf: build on a sigmoid that is stable."
+    for number in (-10.0, -5.0, 5.0, 10.0):
+        shown = f"derivative([{number:g}])"
+        x = torch.tensor([number])
+        actual = _call(shown, derivative, x)
+        expected = right_sigmoid(x) + x * sigmoid_derivative(x)
+        expect_close(shown, actual, expected)
     for number, expected in ((-FAR, 0.0), (FAR, 1.0)):
         shown = f"derivative([{number:g}])"
         actual = _call(shown, derivative, torch.tensor([number]))
@@ -199,6 +205,18 @@ def check_softmax_temperature(
         ("[0, -200], 100.0", apart, 100.0, too_late),
         ("[[200, 0], [0, 1]], 1.0", rows, 1.0, own_largest),
         ("[1, 2, 4], 0.01", z[0], 0.01, general),
+        (
+            "[[10000, 10000], [-10000, -10000]], 1.0",
+            torch.tensor([[FAR, FAR], [-FAR, -FAR]]),
+            1.0,
+            own_largest,
+        ),
+        (
+            "logits of shape (2, 3, 4), 2.0",
+            torch.arange(24.0).sin().reshape(2, 3, 4),
+            2.0,
+            "Along the last dimension, whatever the number of dimensions.",
+        ),
         ("[10000, 0, -10000], 10000.0", far, FAR, general),
     ]
     for given, logits, temperature, hint in cases:

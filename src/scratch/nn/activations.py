@@ -12,6 +12,7 @@ from torch import Tensor
 from scratch.nn.neuron import step as step  # the first activation function
 
 _CUBIC = 0.044715  # Hendrycks and Gimpel (2016), section 2
+_FAR = 20.0  # from here on a gate is open or shut to the last digit
 
 
 def step_derivative(x: Tensor) -> Tensor:
@@ -169,8 +170,9 @@ def gelu_derivative(x: Tensor) -> Tensor:
     tensor([-0.0833,  0.5000,  1.0833])
     """
     _require_floats(x)
-    density = torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
-    return _normal_below(x) + x * density
+    near = x.clamp(-_FAR, _FAR)
+    density = torch.exp(-near * near / 2) / math.sqrt(2 * math.pi)
+    return _normal_below(x) + near * density
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -185,7 +187,8 @@ def gelu_tanh(x: Tensor) -> Tensor:
     tensor([-0.1588,  0.0000,  0.8412])
     """
     _require_floats(x)
-    u = math.sqrt(2 / math.pi) * x * (1 + _CUBIC * x * x)
+    near = x.clamp(-_FAR, _FAR)
+    u = math.sqrt(2 / math.pi) * near * (1 + _CUBIC * near * near)
     return x * sigmoid(2 * u)
 
 
@@ -199,9 +202,10 @@ def gelu_tanh_derivative(x: Tensor) -> Tensor:
     tensor([-0.0830,  0.5000,  1.0830])
     """
     _require_floats(x)
-    u = math.sqrt(2 / math.pi) * x * (1 + _CUBIC * x * x)
-    u_slope = math.sqrt(2 / math.pi) * (1 + 3 * _CUBIC * x * x)
-    return sigmoid(2 * u) + x * sigmoid_derivative(2 * u) * 2 * u_slope
+    near = x.clamp(-_FAR, _FAR)
+    u = math.sqrt(2 / math.pi) * near * (1 + _CUBIC * near * near)
+    u_slope = math.sqrt(2 / math.pi) * (1 + 3 * _CUBIC * near * near)
+    return sigmoid(2 * u) + near * sigmoid_derivative(2 * u) * 2 * u_slope
 
 
 def softmax(x: Tensor, *, dim: int) -> Tensor:
