@@ -408,7 +408,7 @@ def test_the_times_of_the_last_build_order_the_next(tmp_path, monkeypatch):
     book = SmallBook(tmp_path)
     book.write("src/toy.py", "")
     book.chapter("brief", "import toy")
-    book.chapter("long", "import time, toy\ntime.sleep(0.6)")
+    book.chapter("long", "import time, toy\ntime.sleep(2.5)")
     assert book.build().executed == ["brief", "long"]
     book.write("src/toy.py", "VALUE = 1")
     assert book.build().executed == ["long", "brief"]
