@@ -479,3 +479,17 @@ def test_each_public_function_is_tested_here():
         if callable(value) and not name.startswith("_") and name != "Tensor"
     }
     assert public <= set(globals())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "far"), [(torch.float16, 1000.0), (torch.float32, 1e20)]
+)
+def test_a_gate_stays_finite_where_the_square_of_x_does_not(dtype, far):
+    x = torch.tensor([-far, far], dtype=dtype, requires_grad=True)
+    flat = torch.tensor([0.0, 1.0], dtype=dtype)
+    y = activations.gelu_tanh(x)
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(y, x * flat)
+    torch.testing.assert_close(grad, flat)
+    for name in ("gelu_derivative", "gelu_tanh_derivative"):
+        torch.testing.assert_close(getattr(activations, name)(x), flat)
