@@ -19,7 +19,7 @@ CURRICULUM = (
     ("nn/forward_propagation",),
     ("nn/losses",),
     ("nn/backpropagation", "nn/autograd"),
-    ("nn/gradient_descent",),
+    ("nn/gradient_descent", "nn/optimizers"),
     ("llm/tokenization",),
     ("llm/embeddings",),
     ("llm/self_attention",),
