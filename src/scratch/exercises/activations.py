@@ -1,7 +1,6 @@
 """Checkers for the exercises of the chapter on activation functions."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -9,8 +8,10 @@ from torch import Tensor
 from scratch.exercises.verdict import (
     Mistake,
     attempt,
+    call,
     checker,
     expect_close,
+    recognize,
 )
 from scratch.nn.activations import sigmoid as right_sigmoid
 from scratch.nn.activations import sigmoid_derivative, softmax
@@ -25,12 +26,12 @@ def check_stable_sigmoid(sigmoid: Callable[[Tensor], Tensor]) -> None:
     The numbers are float32, and x may have any shape.
     """
     near = torch.tensor([-2.0, 0.0, 1.0])
-    actual = _call("sigmoid([-2, 0, 1])", sigmoid, near)
+    actual = call("sigmoid([-2, 0, 1])", sigmoid, near)
     hint = "Start from 1 / (1 + e^-x)."
     expect_close("sigmoid([-2, 0, 1])", actual, right_sigmoid(near), hint)
     table = torch.arange(-3.0, 3.0).reshape(2, 3)
     shown = "sigmoid(x) for an x of shape (2, 3)"
-    expect_close(shown, _call(shown, sigmoid, table), right_sigmoid(table))
+    expect_close(shown, call(shown, sigmoid, table), right_sigmoid(table))
 
     hint = (
         "In float32, e to any power above 88.7 is inf, and inf / inf is "
@@ -39,11 +40,11 @@ def check_stable_sigmoid(sigmoid: Callable[[Tensor], Tensor]) -> None:
     for number in (-20.0, -5.0, 5.0, 20.0, -FAR, -100.0, 100.0, FAR):
         x = torch.tensor([number])
         shown = f"sigmoid([{number:g}])"
-        actual = _call(shown, sigmoid, x)
+        actual = call(shown, sigmoid, x)
         expect_close(shown, actual, right_sigmoid(x), hint)
     tail = torch.tensor([-30.0], dtype=torch.float64)
     shown = "the logarithm of sigmoid([-30]), in float64,"
-    actual = torch.as_tensor(_call("sigmoid([-30])", sigmoid, tail))
+    actual = torch.as_tensor(call("sigmoid([-30])", sigmoid, tail))
     hint = "A clamp this tight makes the far side flat, where it still falls."
     expect_close(shown, actual.log(), torch.tensor([-30.0]), hint)
     for number in (-2.0, 0.0, 1.0, -FAR, -100.0, 100.0, FAR):
@@ -99,24 +100,24 @@ def check_swish_derivative(derivative: Callable[[Tensor], Tensor]) -> None:
         + x * s * (1 + s),
     }
     shown = "derivative([-3, -1, 0, 0.5, 2])"
-    actual = _call(shown, derivative, x)
-    hint = _recognize(actual, slips) or (
+    actual = call(shown, derivative, x)
+    hint = recognize(actual, slips) or (
         "Swish is a product, x times sigmoid(x): use the product rule."
     )
     expect_close(shown, actual, right, hint)
     shown = "derivative(x) for an x of shape (5, 1)"
-    actual = _call(shown, derivative, x.reshape(5, 1))
+    actual = call(shown, derivative, x.reshape(5, 1))
     expect_close(shown, actual, right.reshape(5, 1))
     hint = "Far out e^x or e^-x is inf: build on a sigmoid that is stable."
     for number in (-10.0, -5.0, 5.0, 10.0):
         shown = f"derivative([{number:g}])"
         x = torch.tensor([number])
-        actual = _call(shown, derivative, x)
+        actual = call(shown, derivative, x)
         expected = right_sigmoid(x) + x * sigmoid_derivative(x)
         expect_close(shown, actual, expected)
     for number, expected in ((-FAR, 0.0), (FAR, 1.0)):
         shown = f"derivative([{number:g}])"
-        actual = _call(shown, derivative, torch.tensor([number]))
+        actual = call(shown, derivative, torch.tensor([number]))
         expect_close(shown, actual, torch.tensor([expected]), hint)
 
 
@@ -141,9 +142,9 @@ def check_dead_units(count: Callable[[Tensor], int]) -> None:
         "That is the share of dead units: count them.": 0.4,
     }
     shown, hidden = f"count({rows})", torch.tensor(rows).float()
-    actual = _call(shown, count, hidden)
+    actual = call(shown, count, hidden)
     slips = {hint: torch.tensor(wrong) for hint, wrong in slips.items()}
-    hint = _recognize(actual, slips) or (
+    hint = recognize(actual, slips) or (
         "The first and the third unit are 0 in every row: one number, 2."
     )
     expect_close(shown, actual, 2, hint)
@@ -168,7 +169,7 @@ def check_dead_units(count: Callable[[Tensor], int]) -> None:
     ]
     for given, hidden, expected, hint in cases:
         shown = f"count({given})"
-        expect_close(shown, _call(shown, count, hidden), expected, hint)
+        expect_close(shown, call(shown, count, hidden), expected, hint)
 
 
 @checker
@@ -221,11 +222,11 @@ def check_softmax_temperature(
     ]
     for given, logits, temperature, hint in cases:
         shown = f"softmax_with_temperature({given})"
-        actual = _call(shown, softmax_with_temperature, logits, temperature)
+        actual = call(shown, softmax_with_temperature, logits, temperature)
         # Far out different slips give the same 0s and 1s: guess at none.
         if logits.abs().max() < 10:
             slips = _slips_of_temperature(logits, temperature)
-            hint = _recognize(actual, slips) or hint
+            hint = recognize(actual, slips) or hint
         expected = softmax(logits / temperature, dim=-1)
         expect_close(shown, actual, expected, hint)
 
@@ -252,31 +253,3 @@ def _slips_of_temperature(z: Tensor, temperature: float) -> dict[str, Tensor]:
             z.flatten() / temperature, dim=0
         ).reshape(z.shape),
     }
-
-
-def _call(shown: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Attempt a call; changing a tensor in place is a Mistake."""
-    before = [torch.as_tensor(argument).clone() for argument in arguments]
-    result = attempt(shown, function, *arguments)
-    for old, argument in zip(before, arguments, strict=True):
-        if not torch.equal(old, torch.as_tensor(argument)):
-            raise Mistake(
-                f"{shown} changed its argument in place (assigning to x[...], "
-                "operators such as /=, and functions such as exp_ do that). "
-                "Work on a new tensor: start from x.clone(), or write "
-                "x = x / 2 instead of x /= 2"
-            )
-    return result
-
-
-def _recognize(actual: Any, slips: Mapping[str, Tensor]) -> str:
-    """Return the hint whose wrong numbers are exactly these, or nothing."""
-    try:
-        actual = torch.as_tensor(actual).detach().double()
-    except (TypeError, ValueError, RuntimeError):
-        return ""
-    for hint, wrong in slips.items():
-        same_shape = actual.shape == wrong.shape
-        if same_shape and torch.allclose(actual, wrong.double(), atol=1e-5):
-            return hint
-    return ""

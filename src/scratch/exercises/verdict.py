@@ -1,6 +1,6 @@
 """What a checker answers: right, or the first mistake in words."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -90,6 +90,34 @@ def expect_close(
             f"{shown} must be {_written(expected)}, "
             f"got {_written(actual)}. {hint}".rstrip()
         )
+
+
+def call(shown: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Attempt a call; changing a tensor in place is a Mistake."""
+    before = [torch.as_tensor(argument).clone() for argument in arguments]
+    result = attempt(shown, function, *arguments)
+    for old, argument in zip(before, arguments, strict=True):
+        if not torch.equal(old, torch.as_tensor(argument)):
+            raise Mistake(
+                f"{shown} changed its argument in place (assigning to x[...], "
+                "operators such as /=, and functions such as exp_ do that). "
+                "Work on a new tensor: start from x.clone(), or write "
+                "x = x / 2 instead of x /= 2"
+            )
+    return result
+
+
+def recognize(actual: Any, slips: Mapping[str, Tensor]) -> str:
+    """Return the hint whose wrong numbers are exactly these, or nothing."""
+    try:
+        actual = torch.as_tensor(actual).detach().double()
+    except (TypeError, ValueError, RuntimeError):
+        return ""
+    for hint, wrong in slips.items():
+        same_shape = actual.shape == wrong.shape
+        if same_shape and torch.allclose(actual, wrong.double(), atol=1e-5):
+            return hint
+    return ""
 
 
 def _written(x: Tensor) -> str:
