@@ -125,7 +125,7 @@ def signal_gain(activation: Callable[[Tensor], Tensor]) -> float:
     of mean square 1 / gain^2; weights of standard deviation gain /
     sqrt(d_in) turn them into sums of mean square 1 again.
 
-    Raises: ValueError if the activation is 0, or not finite, everywhere.
+    Raises: ValueError if that mean is 0 or not finite.
     Source: He et al. (2015), section 2.2, for ReLU; the mean is computed by
         summing over a fine grid.
 

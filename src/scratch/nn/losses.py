@@ -2,7 +2,7 @@
 
 Every loss is a mean over examples, in nats where it is the logarithm of a
 probability. Each has a `_gradient`: the slope of that mean along its first
-argument.
+argument. Within torch.compile the numbers are not checked.
 """
 
 import math
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scratch.nn.activations import log_softmax, sigmoid, softmax
+from scratch.nn.activations import log_softmax, sigmoid, softmax, step
 
 
 def mean_squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
@@ -24,9 +24,11 @@ def mean_squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
     be equal: broadcasting (n, 1) against (n,) would compare all pairs.
 
     Shapes: (...), (...) -> ()
-    Raises: ValueError if the shapes differ or hold no number.
+    Raises: ValueError if the shapes differ or hold no number. TypeError if
+        predictions hold no floats.
     """
     _require_same_shape("targets", targets, "predictions", predictions)
+    _require_floats("predictions", predictions)
     return (predictions - targets).square().mean()
 
 
@@ -38,6 +40,7 @@ def mean_squared_error_gradient(
     Shapes: (...), (...) -> (...)
     """
     _require_same_shape("targets", targets, "predictions", predictions)
+    _require_floats("predictions", predictions)
     return 2 * (predictions - targets) / predictions.numel()
 
 
@@ -48,21 +51,23 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
              = mean of log(1 + e^z) - y z
              = mean of max(z, 0) + log(1 + e^-|z|) - y z
 
-    The last form is used; it never overflows. Labels between 0 and 1 are
-    allowed, as probabilities.
+    The last form is used: it never overflows, and torch.log1p keeps the
+    digits of a loss near 0. Labels between 0 and 1 are allowed, as
+    probabilities.
 
     Shapes: logits (...), labels (...) -> ()
     Raises: ValueError if the shapes differ or hold no number, or a label is
-        not in [0, 1].
+        not in [0, 1]. TypeError if logits hold no floats.
 
     >>> binary_cross_entropy(torch.tensor([0.0]), torch.tensor([1.0]))
     tensor(0.6931)
     """
     _require_same_shape("labels", labels, "logits", logits)
+    _require_floats("logits", logits)
     _require_range("labels", labels, 0, 1)
-    zeros = torch.zeros_like(logits)
-    softplus = log_sum_exp(torch.stack([logits, zeros]), dim=0)
-    return (softplus - labels * logits).mean()
+    right = step(logits)  # 1 where z >= 0, else 0
+    e = torch.exp((1 - 2 * right) * logits)  # e^-|z|, with a slope at 0
+    return ((right - labels.to(right)) * logits + torch.log1p(e)).mean()
 
 
 def binary_cross_entropy_gradient(logits: Tensor, labels: Tensor) -> Tensor:
@@ -71,8 +76,9 @@ def binary_cross_entropy_gradient(logits: Tensor, labels: Tensor) -> Tensor:
     Shapes: logits (...), labels (...) -> (...)
     """
     _require_same_shape("labels", labels, "logits", logits)
+    _require_floats("logits", logits)
     _require_range("labels", labels, 0, 1)
-    return (sigmoid(logits) - labels) / logits.numel()
+    return (sigmoid(logits) - labels.to(logits.dtype)) / logits.numel()
 
 
 def cross_entropy(
@@ -94,12 +100,13 @@ def cross_entropy(
 
     Shapes: logits (..., n_classes), labels (...), integers -> ()
     Raises: ValueError if the shapes do not fit, a label is not a class, or
-        no label counts. TypeError if labels are no integers.
+        no label counts. TypeError if labels are no integers or logits no
+        floats.
 
     >>> cross_entropy(torch.zeros(1, 4), torch.tensor([2]))  # log(4)
     tensor(1.3863)
     """
-    counts = _counted(logits, labels, ignore_index)
+    labels, counts = _counted(logits, labels, ignore_index)
     if fused:
         return F.cross_entropy(
             logits.flatten(0, -2) if logits.ndim > 1 else logits,
@@ -119,7 +126,7 @@ def cross_entropy_gradient(
 
     Shapes: logits (..., n_classes), labels (...) -> (..., n_classes)
     """
-    counts = _counted(logits, labels, ignore_index)
+    labels, counts = _counted(logits, labels, ignore_index)
     index = labels.where(counts, 0).unsqueeze(-1)
     one_hot = torch.zeros_like(logits).scatter(-1, index, 1.0)
     difference = softmax(logits, dim=-1) - one_hot
@@ -137,6 +144,7 @@ def log_sum_exp(x: Tensor, *, dim: int) -> Tensor:
     tensor(10000.6934)
     """
     largest = x.amax(dim=dim, keepdim=True).detach()
+    largest = largest.where(largest.isfinite(), 0)  # inf - inf is no number
     total = (x - largest).exp().sum(dim=dim, keepdim=True)
     return (largest + total.log()).squeeze(dim)
 
@@ -153,7 +161,8 @@ def entropy(probs: Tensor, *, dim: int = -1) -> Tensor:
     tensor(0.6931)
     """
     _require_range("probs", probs, 0, 1)
-    return torch.special.entr(probs).sum(dim=dim)
+    surprise = -probs.where(probs > 0, 1).log()  # 0 stands in for -log(0)
+    return (probs * surprise).sum(dim=dim)
 
 
 def nats_to_bits(nats: Tensor | float) -> Tensor | float:
@@ -176,11 +185,8 @@ def perplexity(loss: Tensor | float) -> float:
     >>> round(perplexity(math.log(50)), 6)
     50.0
     """
-    loss = float(loss)
-    if not loss >= 0:
-        raise ValueError(f"loss must be at least 0, got {loss}")
     try:
-        return math.exp(loss)
+        return math.exp(_not_negative(loss))
     except OverflowError:
         return math.inf
 
@@ -205,9 +211,7 @@ def bits_per_byte(
     >>> bits_per_byte(math.log(256), n_tokens=7, n_bytes=7)
     8.0
     """
-    loss = float(loss)
-    if not loss >= 0:
-        raise ValueError(f"loss must be at least 0, got {loss}")
+    loss = _not_negative(loss)
     if n_tokens < 1 or n_bytes < 1:
         raise ValueError(
             "n_tokens and n_bytes must be at least 1, "
@@ -216,8 +220,10 @@ def bits_per_byte(
     return nats_to_bits(loss) * n_tokens / n_bytes
 
 
-def _counted(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """Check logits and labels; return where a label counts, (...)."""
+def _counted(
+    logits: Tensor, labels: Tensor, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    """Check logits and labels; return labels, and where one counts, (...)."""
     if logits.ndim == 0 or logits.shape[:-1] != labels.shape:
         raise ValueError(
             "logits must have the shape of labels and n_classes behind it, "
@@ -225,6 +231,8 @@ def _counted(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
         )
     if labels.is_floating_point() or labels.is_complex():
         raise TypeError(f"labels must be integers, got {labels.dtype}")
+    _require_floats("logits", logits)
+    labels = labels.long()  # a byte would take -100 for 156
     counts = labels != ignore_index
     # Looking at the numbers would break a compiled model into pieces.
     if not torch.compiler.is_compiling():
@@ -240,7 +248,15 @@ def _counted(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
                 "labels must hold at least one that is not ignore_index, "
                 f"got {labels.numel()} labels and none that counts"
             )
-    return counts
+    return labels, counts
+
+
+def _not_negative(loss: Tensor | float) -> float:
+    """Check a loss; return it as a number without a gradient."""
+    number = float(loss.detach() if isinstance(loss, Tensor) else loss)
+    if not number >= 0:
+        raise ValueError(f"loss must be at least 0, got {number}")
+    return number
 
 
 def _require_same_shape(
@@ -253,7 +269,17 @@ def _require_same_shape(
         )
 
 
+def _require_floats(name: str, x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise TypeError(
+            f"{name} must be a tensor of floats, got {x.dtype}. "
+            f"Use {name}.float()"
+        )
+
+
 def _require_range(name: str, x: Tensor, low: float, high: float) -> None:
+    if torch.compiler.is_compiling():  # as in _counted
+        return
     wrong = x[~((x >= low) & (x <= high))]
     if wrong.numel() > 0:
         raise ValueError(
