@@ -21,7 +21,7 @@ def minibatches(
 ) -> Iterator[Tensor]:
     """Deal out all examples once, in random order, batch_size at a time.
 
-    Yields: positions of the examples, (batch_size,) each; the last batch
+    Returns: positions of the examples, (batch_size,) each; the last batch
         holds what is left and may be smaller.
     Raises: ValueError if a number is below 1.
     """
@@ -30,9 +30,8 @@ def minibatches(
             "n_examples and batch_size must be at least 1, "
             f"got n_examples={n_examples} and batch_size={batch_size}"
         )
-    yield from torch.randperm(n_examples, generator=generator).split(
-        batch_size
-    )
+    order = torch.randperm(n_examples, generator=generator)
+    return iter(order.split(batch_size))
 
 
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
@@ -41,7 +40,8 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
         gradient = gradient * min(1, max_norm / norm)
 
     where norm is the length of all gradients as one long vector. Changes
-    them in place. If the norm is not finite, neither are they afterwards.
+    them in place. If the norm is not finite, all of them become nan: a
+    factor of max_norm / inf = 0 would hide the failure.
 
     Returns: the norm before, ().
     Raises: ValueError if max_norm is not positive or no gradient is there.
@@ -56,7 +56,8 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
             "Call backward first"
         )
     norm = torch.stack(torch._foreach_norm(grads)).norm()
-    torch._foreach_mul_(grads, (max_norm / norm).clamp(max=1.0))
+    factor = (max_norm / norm).clamp(max=1.0)
+    torch._foreach_mul_(grads, factor.where(norm.isfinite(), math.nan))
     return norm
 
 
@@ -124,6 +125,7 @@ def fit(
 
     Each batch: forward, loss, backward, clip, step. After each epoch the
     loss on the validation examples is taken, without learning from them.
+    Only the optimizer's parameters are moved, and clipped.
 
     Args:
         schedule: share of the learning rate for each step from 0.
@@ -132,9 +134,9 @@ def fit(
             loss, and go back to the parameters of the best epoch.
         generator: decides the order of the examples.
 
-    Raises: ValueError if patience is given without validation, or an
-        argument is out of range. FloatingPointError if a loss is not
-        finite, with the step at which it happened.
+    Raises: ValueError if patience is given without validation, x and labels
+        differ in length, or an argument is out of range. FloatingPointError
+        if a loss is not finite, with the step at which it happened.
     """
     if n_epochs < 1:
         raise ValueError(f"n_epochs must be at least 1, got {n_epochs}")
@@ -145,6 +147,12 @@ def fit(
             f"{'None' if validation is None else 'given'}"
         )
     x, labels = train
+    if len(x) != len(labels):
+        raise ValueError(
+            "train must hold as many x as labels, "
+            f"got {len(x)} and {len(labels)}"
+        )
+    parameters = [p for group in optimizer.groups for p in group["parameters"]]
     curve, best, step = LearningCurve(), {}, 0
     was_training = model.training
     for epoch in range(n_epochs):
@@ -154,11 +162,11 @@ def fit(
             if schedule is not None:
                 optimizer.scale_learning_rate(schedule(step))
             loss = loss_function(model(x[batch]), labels[batch])
-            _require_finite(loss, step, optimizer)
+            _require_finite("loss", loss, step, optimizer)
             optimizer.zero_grad()
             loss.backward()
             if max_norm is not None:
-                clip_gradients(model.parameters(), max_norm)
+                clip_gradients(parameters, max_norm)
             optimizer.step()
             total += loss.item() * len(batch)
             step += 1
@@ -168,10 +176,11 @@ def fit(
         model.eval()
         with torch.no_grad():
             loss = loss_function(model(validation[0]), validation[1])
-        curve.validation.append(loss.item())
-        if loss.item() <= min(curve.validation):
+        _require_finite("validation loss", loss, step - 1, optimizer)
+        if loss.item() < min(curve.validation, default=math.inf):
             curve.best_epoch = epoch
             best = {k: v.clone() for k, v in model.state_dict().items()}
+        curve.validation.append(loss.item())
         if patience is not None and epoch - curve.best_epoch >= patience:
             break
     if patience is not None:
@@ -180,10 +189,12 @@ def fit(
     return curve
 
 
-def _require_finite(loss: Tensor, step: int, optimizer: Optimizer) -> None:
+def _require_finite(
+    name: str, loss: Tensor, step: int, optimizer: Optimizer
+) -> None:
     if not loss.isfinite():
         raise FloatingPointError(
-            f"loss must be finite, got {loss.item()} at step {step} with "
+            f"{name} must be finite, got {loss.item()} at step {step} with "
             f"learning_rate {optimizer.learning_rate:g}. Try a smaller one, "
             "warm-up, or max_norm; and look for inf or nan in the inputs"
         )

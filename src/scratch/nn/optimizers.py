@@ -6,7 +6,7 @@ that write into what is there.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -32,8 +32,9 @@ class Optimizer:
         state: for each parameter that has been moved, "n_steps" and the
             averages that the rule keeps.
 
-    Raises: ValueError if there are no parameters, one comes twice, or an
-        option is unknown or out of range.
+    Raises: ValueError if there are no parameters, one comes twice or is the
+        result of a computation, or an option is unknown or out of range.
+        TypeError if a parameter is no tensor.
     """
 
     def __init__(
@@ -61,12 +62,7 @@ class Optimizer:
             group["parameters"] = list(own["parameters"])
             group["first_rate"] = group["learning_rate"]
             self.groups.append(group)
-        n_different = len(set(self._every()))
-        if n_different == 0 or n_different < len(self._every()):
-            raise ValueError(
-                "parameters must be one or more different tensors, "
-                f"got {len(self._every())}, of which {n_different} differ"
-            )
+        _require_parameters(self._every())
 
     @property
     def learning_rate(self) -> float:
@@ -74,7 +70,14 @@ class Optimizer:
         return self.groups[0]["learning_rate"]
 
     def scale_learning_rate(self, factor: float) -> None:
-        """Set each group's rate to factor times the one it was made with."""
+        """Set each group's rate to factor times the one it was made with.
+
+        Raises: ValueError if factor is not finite and at least 0.
+        """
+        if not 0 <= factor < math.inf:
+            raise ValueError(
+                f"factor must be finite and at least 0, got {factor}"
+            )
         for group in self.groups:
             group["learning_rate"] = factor * group["first_rate"]
 
@@ -89,15 +92,17 @@ class Optimizer:
         for group in self.groups:
             moving = [p for p in group["parameters"] if p.grad is not None]
             for parameter in moving:
-                if parameter not in self.state:
-                    self.state[parameter] = {"n_steps": 0} | {
-                        name: torch.zeros_like(parameter)
-                        for name in self._averages(group)
-                    }
-                self.state[parameter]["n_steps"] += 1
+                state = self.state.setdefault(parameter, {"n_steps": 0})
+                for name in self._averages(group):
+                    if name not in state:
+                        state[name] = torch.zeros_like(parameter)
+                state["n_steps"] += 1
             if self.foreach:
-                for run in self._runs(moving, group):
-                    self._update_all(*run, group)
+                runs = self._runs(moving, group)
+                for parameters, grads, *averages, n_steps in runs:
+                    self._update_all(
+                        parameters, grads, averages, n_steps, group
+                    )
             else:
                 for p in moving:
                     self._update(p, p.grad, self.state[p], group)
@@ -120,7 +125,8 @@ class Optimizer:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take over what state_dict returned; tensors are copied.
 
-        Raises: ValueError if it belongs to other parameters.
+        Raises: ValueError if it belongs to other parameters or to a rule
+            with other options.
         """
         every = self._every()
         counts = len(saved["groups"]), len(saved["state"])
@@ -129,48 +135,48 @@ class Optimizer:
                 f"saved must hold {len(self.groups)} groups and the state of "
                 f"{len(every)} parameters, got {counts[0]} and {counts[1]}"
             )
-        state = {}
-        for parameter, values in zip(every, saved["state"], strict=True):
-            for name, value in values.items():
-                if not isinstance(value, Tensor):
-                    continue
-                if value.shape != parameter.shape:
-                    raise ValueError(
-                        f"saved {name} must have shape "
-                        f"{tuple(parameter.shape)}, got {tuple(value.shape)}"
-                    )
-                values = values | {name: value.to(parameter, copy=True)}
-            if values:
-                state[parameter] = values
-        self.state = state
+        for group, options in zip(self.groups, saved["groups"], strict=True):
+            names = group.keys() - {"parameters"}
+            if options.keys() != names:
+                raise ValueError(
+                    f"saved must hold the options {', '.join(sorted(names))}; "
+                    f"got {', '.join(sorted(options))}"
+                )
+        self.state = {
+            parameter: {
+                name: _taken_over(value, name, parameter)
+                for name, value in values.items()
+            }
+            for parameter, values in zip(every, saved["state"], strict=True)
+            if values
+        }
         for group, options in zip(self.groups, saved["groups"], strict=True):
             group.update(options)
 
     def _every(self) -> list[Tensor]:
         return [p for group in self.groups for p in group["parameters"]]
 
-    def _runs(self, moving: list[Tensor], group: Group) -> Iterator[tuple]:
-        """Yield parameters, gradients, averages and n_steps, as lists.
+    def _runs(self, moving: list[Tensor], group: Group) -> Iterator[Iterable]:
+        """Yield parameters, gradients, each average and n_steps, as tuples.
 
         On a GPU one run holds everything, so that few kernels start. On a
-        CPU each holds a piece that fits the cache: the rules pass over the
-        same numbers several times, and memory is slower than arithmetic.
+        CPU a run fits the cache: the rules pass over the same numbers
+        several times, and memory is slower than arithmetic. Large tensors
+        are cut for it; small ones share a run, so that calls are few.
         """
-        states = [self.state[p] for p in moving]
-        grads = [p.grad for p in moving]
-        averages = [
-            [state[name] for state in states] for name in self._averages(group)
-        ]
-        n_steps = [state["n_steps"] for state in states]
-        if moving and moving[0].device.type != "cpu":
-            yield moving, grads, averages, n_steps
-            return
-        for p, grad, *means, count in zip(
-            moving, grads, *averages, n_steps, strict=True
-        ):
-            for p_piece, grad_piece, *mean_pieces in _pieces(p, grad, *means):
-                averages = [[piece] for piece in mean_pieces]
-                yield [p_piece], [grad_piece], averages, [count]
+        run, n_numbers = [], 0
+        for p in moving:
+            state = self.state[p]
+            averages = [state[name] for name in self._averages(group)]
+            limit = _PIECE if p.is_cpu else math.inf
+            for pieces in _pieces(limit, p, p.grad, *averages):
+                run.append((*pieces, state["n_steps"]))
+                n_numbers += pieces[0].numel()
+                if n_numbers >= limit:
+                    yield zip(*run, strict=True)
+                    run, n_numbers = [], 0
+        if run:
+            yield zip(*run, strict=True)
 
     # What a rule adds: the names of its averages, and the update, twice.
 
@@ -375,10 +381,15 @@ class Adam(Optimizer):
         torch._foreach_lerp_(means, grads, 1 - beta1)
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
+        # m / (sqrt(v) + eps), above and below times sqrt(1 - beta2^t), which
+        # saves one pass over the sizes.
         sizes = torch._foreach_sqrt(squares)
-        torch._foreach_div_(sizes, [math.sqrt(1 - beta2**t) for t in n_steps])
-        torch._foreach_add_(sizes, group["eps"])
-        rates = [-group["learning_rate"] / (1 - beta1**t) for t in n_steps]
+        roots = [math.sqrt(1 - beta2**t) for t in n_steps]
+        torch._foreach_add_(sizes, [group["eps"] * root for root in roots])
+        rates = [
+            -group["learning_rate"] * root / (1 - beta1**t)
+            for root, t in zip(roots, n_steps, strict=True)
+        ]
         torch._foreach_addcdiv_(parameters, means, sizes, rates)
 
 
@@ -422,12 +433,12 @@ class AdamW(Adam):
         self._move_all(parameters, grads, averages, n_steps, group)
 
 
-def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Cut tensors of the same shape into the same pieces, without copies."""
-    if not all(x.is_contiguous() for x in tensors):
-        yield tensors
-        return
-    yield from zip(*(x.view(-1).split(_PIECE) for x in tensors), strict=True)
+def _pieces(limit: float, *tensors: Tensor) -> Iterable[Sequence[Tensor]]:
+    """Cut tensors of one shape into the same pieces, without copies."""
+    small = tensors[0].numel() <= limit
+    if small or not all(x.is_contiguous() for x in tensors):
+        return [tensors]
+    return zip(*(x.view(-1).split(limit) for x in tensors), strict=True)
 
 
 def _with_decay(
@@ -439,10 +450,43 @@ def _with_decay(
     return torch._foreach_add(grads, parameters, alpha=weight_decay)
 
 
+def _taken_over(value: Any, name: str, parameter: Tensor) -> Any:
+    """Copy a saved average to where its parameter is; n_steps stays."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.shape != parameter.shape:
+        raise ValueError(
+            f"saved {name} must have shape {tuple(parameter.shape)}, "
+            f"got {tuple(value.shape)}"
+        )
+    return value.to(parameter, copy=True)
+
+
+def _require_parameters(parameters: list[Tensor]) -> None:
+    for parameter in parameters:
+        if not isinstance(parameter, Tensor):
+            raise TypeError(
+                f"parameters must be tensors, got {type(parameter).__name__}"
+            )
+        if not parameter.is_leaf:
+            raise ValueError(
+                "parameters must not be results of a computation, got one of "
+                f"{parameter.grad_fn.name()}. A single tensor x goes in as [x]"
+            )
+    n_different = len(set(parameters))
+    if n_different == 0 or n_different < len(parameters):
+        raise ValueError(
+            "parameters must be one or more different tensors, "
+            f"got {len(parameters)}, of which {n_different} differ"
+        )
+
+
 def _require_options(group: Group) -> None:
     for name in ("learning_rate", "weight_decay", "eps"):
         if not 0 <= group.get(name, 0) < math.inf:
-            raise ValueError(f"{name} must be at least 0, got {group[name]}")
+            raise ValueError(
+                f"{name} must be finite and at least 0, got {group[name]}"
+            )
     for name in ("momentum", "beta1", "beta2", "decay"):
         if not 0 <= group.get(name, 0) < 1:
             raise ValueError(f"{name} must be in [0, 1), got {group[name]}")
