@@ -5,7 +5,7 @@ its output becomes one at that parent. `backward` walks the record from the
 end to the beginning.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ class Value:
         parents: the Values it was made from.
     """
 
+    __array_ufunc__ = None  # numpy leaves its array + Value to Value
+
     def __init__(
         self, data: Tensor | Number | list, *, requires_grad: bool = False
     ) -> None:
@@ -78,6 +80,9 @@ class Value:
 
     def __len__(self) -> int:
         return len(self.data)
+
+    def __iter__(self) -> Iterator["Value"]:
+        return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
         made = f", made by {self.operation}" if self.operation else ""
@@ -120,7 +125,7 @@ class Value:
             "/",
             a / b,
             (self, lambda grad: grad / b),
-            (other, lambda grad: -grad * a / (b * b)),
+            (other, lambda grad: -grad * (a / b / b)),
         )
 
     def __matmul__(self, other: "Operand") -> "Value":
@@ -215,7 +220,7 @@ class Value:
         shape = self.shape
 
         def to_parent(grad: Tensor) -> Tensor:
-            return _restore(grad, shape, dim, keepdim).expand(shape)
+            return _restore(grad, dim, keepdim).expand(shape)
 
         return _record("sum", result, (self, to_parent))
 
@@ -224,7 +229,8 @@ class Value:
     ) -> "Value":
         """Average along dim, or everything if dim is None."""
         total = self.sum(dim, keepdim=keepdim)
-        return total * (total.data.numel() / self.data.numel())
+        n_added = self.data.numel() // max(total.data.numel(), 1)
+        return total / n_added
 
     def max(self, dim: int | None = None, *, keepdim: bool = False) -> "Value":
         """Return the largest along dim, or of everything if dim is None.
@@ -234,11 +240,11 @@ class Value:
         """
         a = self.data
         result = _reduce(torch.amax, a, dim, keepdim)
-        is_largest = a == _restore(result, self.shape, dim, keepdim)
+        is_largest = a == _restore(result, dim, keepdim)
         n_largest = _reduce(torch.sum, is_largest, dim, True)
 
         def to_parent(grad: Tensor) -> Tensor:
-            grad = _restore(grad, a.shape, dim, keepdim)
+            grad = _restore(grad, dim, keepdim)
             return is_largest * (grad / n_largest)
 
         return _record("max", result, (self, to_parent))
@@ -268,11 +274,13 @@ class Value:
     def __getitem__(self, index: object) -> "Value":
         """Pick entries as torch does; what is picked twice counts twice."""
         a = self.data
+        places = torch.arange(a.numel(), device=a.device).reshape(a.shape)
+        # Looked up now: a tensor of ids may be filled anew before backward.
+        picked = places[index].flatten()
 
         def to_parent(grad: Tensor) -> Tensor:
-            place = torch.arange(a.numel(), device=a.device).reshape(a.shape)
             flat = grad.new_zeros(a.numel())
-            flat.index_add_(0, place[index].flatten(), grad.flatten())
+            flat.index_add_(0, picked, grad.flatten())
             return flat.reshape(a.shape)
 
         return _record("[ ]", a[index], (self, to_parent))
@@ -303,12 +311,13 @@ class Value:
         grads = {id(self): self._first_grad(grad)}
         for node in reversed(topological_order(self)):
             grad = grads.pop(id(node))
-            if node._retains_grad or not node.parents:
+            # What was made from constants alone has no way back: a leaf.
+            if node._retains_grad or not node._to_parents:
                 known = node.grad
                 node.grad = grad.clone() if known is None else known + grad
             node._require_unchanged()
             for parent, to_parent in zip(
-                node.parents, node._to_parents, strict=True
+                node.parents, node._to_parents, strict=False
             ):
                 if not parent.requires_grad:
                     continue
@@ -335,7 +344,7 @@ class Value:
                     "Reduce it first, for example with .sum()"
                 )
             return torch.ones_like(self.data)
-        grad = torch.as_tensor(grad).to(self.data)
+        grad = torch.as_tensor(grad).detach().to(self.data)
         if grad.shape != self.shape:
             raise ValueError(
                 f"grad must have shape {tuple(self.shape)}, "
@@ -441,12 +450,9 @@ def _reduce(
     return function(x, dim=every, keepdim=keepdim)
 
 
-def _restore(
-    x: Tensor, shape: torch.Size, dim: int | None, keepdim: bool
-) -> Tensor:
-    """Give a reduced tensor its lost dimensions back, with size 1."""
-    if keepdim:
-        return x
-    if dim is None:
-        return x.reshape([1] * len(shape))
-    return x.unsqueeze(dim)
+def _restore(x: Tensor, dim: int | None, keepdim: bool) -> Tensor:
+    """Give a reduced tensor its lost dimension back, with size 1.
+
+    A single number needs none: it broadcasts to every shape.
+    """
+    return x if keepdim or x.ndim == 0 else x.unsqueeze(dim)

@@ -40,8 +40,8 @@ def numerical_gradient(
     Args:
         function: returns a tensor with a single number.
         delta: how far to go to each side; by default the cube root of the
-            rounding error of x's dtype, which balances the two errors that
-            a smaller and a larger one would make.
+            rounding error of x's dtype, which for numbers near 1 balances
+            the two errors that a smaller and a larger one would make.
 
     Shapes: x (...) -> (...)
     Raises: TypeError if x holds no floats. ValueError if delta is not
@@ -145,7 +145,10 @@ def mlp_backward(
     if mlp.activation not in DERIVATIVES:
         name = getattr(mlp.activation, "__name__", mlp.activation)
         known = ", ".join(f.__name__ for f in DERIVATIVES)
-        raise ValueError(f"activation must be one of {known}, got {name}")
+        raise ValueError(
+            f"activation must be one of {known} of scratch.nn.activations, "
+            f"got {name}"
+        )
     derivative = DERIVATIVES[mlp.activation]
     with torch.no_grad():
         inputs, sums = [], []
@@ -199,9 +202,10 @@ def layer_norm_backward(
     mean = g.mean(dim=-1, keepdim=True)
     along = (g * normed).mean(dim=-1, keepdim=True)
     grad_x = (g - mean - normed * along) / std
-    rows = range(x.ndim - 1)
-    grad_weight = _sum_over(grad_output * normed, rows)
-    return grad_x, grad_weight, _sum_over(grad_output, rows)
+    d = x.shape[-1]
+    grad_weight = (grad_output * normed).reshape(-1, d).sum(dim=0)
+    grad_bias = grad_output.reshape(-1, d).sum(dim=0)
+    return grad_x, grad_weight, grad_bias
 
 
 def attention_backward(
@@ -223,27 +227,25 @@ def attention_backward(
     Shapes:
         grad_output (..., T_q, d_value)
         q (..., T_q, d_head), k (..., T_k, d_head), v (..., T_k, d_value)
-        mask (..., T_q, T_k), bool: True means "may see"
+        mask (..., T_q, T_k), bool: True means "may see", and each query
+            must see a key
         grad_q, grad_k, grad_v as q, k, v
-    Raises: ValueError if the shape of grad_output is not that of the output.
+    Raises: ValueError if the shapes do not fit.
     """
-    scale = 1 / math.sqrt(q.shape[-1])
+    d_head, d_value = q.shape[-1], v.shape[-1]
+    _require_shape("k", k, (*q.shape[:-2], k.shape[-2], d_head))
+    _require_shape("v", v, (*k.shape[:-1], d_value))
+    _require_shape("grad_output", grad_output, (*q.shape[:-1], d_value))
+    scale = 1 / math.sqrt(d_head)
     scores = q @ k.mT * scale  # (..., T_q, T_k)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
     weights = softmax(scores, dim=-1)
-    _require_shape(
-        "grad_output", grad_output, (*weights.shape[:-1], v.shape[-1])
-    )
 
     grad_v = weights.mT @ grad_output
     grad_weights = grad_output @ v.mT  # (..., T_q, T_k)
     grad_scores = softmax_backward(grad_weights, weights) * scale
     return grad_scores @ k, grad_scores.mT @ q, grad_v
-
-
-def _sum_over(x: Tensor, dims: range) -> Tensor:
-    return x.sum(dim=tuple(dims)) if len(dims) > 0 else x
 
 
 def _require_shape(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
