@@ -269,7 +269,8 @@ def _redraw_maps(app, env):
 # Docstrings ----------------------------------------------------------------
 
 _BLOCK = re.compile(
-    r"(Shapes|Args|Returns|Raises|Source|Units|Yields):(?:\s+(.*))?$"
+    r"(Shapes|Args|Attributes|Returns|Raises|Source|Units|Yields)"
+    r":(?:\s+(.*))?$"
 )
 
 
@@ -305,11 +306,12 @@ def _field(name, first, lines):
     """Return one block (Shapes, Args, ...) as lines of a field list."""
     indents = [len(s) - len(s.lstrip()) for s in lines if s.strip()]
     body = [s[min(indents, default=0) :] for s in lines]
-    if name == "Args":
+    if name in ("Args", "Attributes"):
+        kind = "param" if name == "Args" else "ivar"
         out = []
         for entry in _entries(body):
-            argument, _, meaning = entry.partition(":")
-            out.append(f":param {argument}: {_inline(meaning.strip())}")
+            thing, _, meaning = entry.partition(":")
+            out.append(f":{kind} {thing}: {_inline(meaning.strip())}")
         return out
     if first is None and name == "Shapes":
         return [":Shapes:", *(f"    | {_shapes(e)}" for e in _entries(body))]

@@ -68,6 +68,9 @@ Args:
     slope: where x is negative;
         at least 0.
 
+Attributes:
+    grad: the slopes.
+
 Raises: ValueError if `x` is
     too short.
 Source: Author (1958).
@@ -83,6 +86,7 @@ Source: Author (1958).
         "    | x ``(B, T)``, bias has none",
         "    | result ``(B,)``",
         ":param slope: where x is negative; at least 0.",
+        ":ivar grad: the slopes.",
         ":Raises: ValueError if ``x`` is too short.",
         ":Source: Author (1958).",
         ">>> f(1)",
