@@ -342,3 +342,23 @@ def test_a_right_clip_is_rejected_once_it_is_spoiled():
     assert not check_clip(
         lambda grads, max_norm: [g + 0.01 for g in one_factor(grads, max_norm)]
     )
+
+
+def shortened(grads, length, limit, max_norm):
+    return [g * (max_norm / length if length > limit else 1.0) for g in grads]
+
+
+def joint(grads):
+    return torch.cat([g.flatten() for g in grads]).norm()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda g, c: shortened(g, joint(g), 2 * c, c), r"10\.0\) must"),
+        (lambda g, c: shortened(g, joint(g), max(1, c), c), r"0\.5\) must"),
+        (lambda g, c: shortened(g, joint(g[:2]), c, c), r"10\.0\) must"),
+    ],
+)
+def test_clip_is_asked_about_near_and_many_gradients(answer, words):
+    assert_says(words, check_clip(answer))

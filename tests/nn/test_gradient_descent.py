@@ -492,6 +492,7 @@ def test_the_curve_holds_one_number_for_each_epoch():
         train=[(4 * 1 + 4 * 2 + 2 * 6) / 10, (4 * 4 + 4 * 5 + 2 * 9) / 10],
         validation=[3.0, 2.0],
         best_epoch=1,
+        n_steps=6,
     )
 
 
@@ -653,6 +654,34 @@ def test_the_validation_examples_teach_nothing():
         return weights_of(model)
 
     assert_same_bits(end(None), end(examples(9, seed=4)))
+
+
+def test_a_resumed_run_goes_on_with_its_schedule():
+    def schedule(step):
+        return warmup_cosine(step, n_steps=12, warmup_steps=3)
+
+    def run(model, optimizer, generator, n_epochs, first_step):
+        return fit(
+            model,
+            optimizer,
+            examples(10),
+            n_epochs=n_epochs,
+            batch_size=4,
+            schedule=schedule,
+            first_step=first_step,
+            generator=generator,
+        )
+
+    def fresh():
+        model = small_network()
+        return model, AdamW(model.parameters(), learning_rate=0.1), seeded(5)
+
+    whole, resumed = fresh(), fresh()
+    assert run(*whole, 4, 0).n_steps == 12
+    n_steps = run(*resumed, 2, 0).n_steps
+    assert n_steps == 6
+    assert run(*resumed, 2, n_steps).n_steps == 12
+    assert_same_bits(weights_of(whole[0]), weights_of(resumed[0]))
 
 
 def test_the_schedule_sets_the_rate_of_each_step():

@@ -250,6 +250,20 @@ direction. Multiply all by one factor.
             1.0,
             short,
         ),
+        (
+            "[[3], [4], [12]], 10.0",
+            [torch.tensor([3.0]), torch.tensor([4.0]), torch.tensor([12.0])],
+            10.0,
+            10 / 13,
+            "The length of all three together is 13, which is above 10.",
+        ),
+        (
+            "[[0.6], [0.8]], 0.5",
+            [torch.tensor([0.6]), torch.tensor([0.8])],
+            0.5,
+            0.5,
+            "The length is 1, which is above 0.5.",
+        ),
     ]
     for given, grads, max_norm, factor, hint in cases:
         shown = f"clip({given})"

@@ -105,6 +105,7 @@ class LearningCurve:
     train: list[float] = field(default_factory=list)  # mean loss of batches
     validation: list[float] = field(default_factory=list)  # after the epoch
     best_epoch: int = -1  # of the lowest validation loss, from 0
+    n_steps: int = 0  # made so far, those before a resumed run included
 
 
 def fit(
@@ -119,6 +120,7 @@ def fit(
     schedule: Callable[[int], float] | None = None,
     max_norm: float | None = None,
     patience: int | None = None,
+    first_step: int = 0,
     generator: torch.Generator | None = None,
 ) -> LearningCurve:
     """Train a model on (x, labels), an epoch at a time.
@@ -132,6 +134,8 @@ def fit(
         max_norm: clip the gradients to this length.
         patience: stop after this many epochs without a lower validation
             loss, and go back to the parameters of the best epoch.
+        first_step: steps made before, in a run that is resumed; the
+            schedule goes on from there.
         generator: decides the order of the examples.
 
     Raises: ValueError if patience is given without validation, x and labels
@@ -153,7 +157,7 @@ def fit(
             f"got {len(x)} and {len(labels)}"
         )
     parameters = [p for group in optimizer.groups for p in group["parameters"]]
-    curve, best, step = LearningCurve(), {}, 0
+    curve, best, step = LearningCurve(), {}, first_step
     was_training = model.training
     for epoch in range(n_epochs):
         model.train()
@@ -170,6 +174,7 @@ def fit(
             optimizer.step()
             total += loss.item() * len(batch)
             step += 1
+            curve.n_steps = step
         curve.train.append(total / len(x))
         if validation is None:
             continue
