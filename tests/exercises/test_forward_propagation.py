@@ -36,6 +36,15 @@ def flattened(x, weight, bias):
     return (table @ weight.T + bias).reshape(*x.shape[:-1], len(bias))
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [in_one_line, by_einsum, neuron_by_neuron, flattened, F.linear],
+)
+def test_linear_forward_accepts(answer):
+    verdict = check_linear_forward(answer)
+    assert verdict, verdict.message
+
+
 def in_lists(x, weight, bias):
     if x.ndim > 1:
         return torch.stack([in_lists(part, weight, bias) for part in x])
@@ -48,13 +57,19 @@ def in_lists(x, weight, bias):
     )
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [in_one_line, by_einsum, neuron_by_neuron, flattened, in_lists, F.linear],
-)
-def test_linear_forward_accepts(answer):
-    verdict = check_linear_forward(answer)
-    assert verdict, verdict.message
+def stacked(x, weight, bias):
+    if x.ndim > 1:
+        return torch.stack([stacked(part, weight, bias) for part in x])
+    return weight @ x + bias
+
+
+def by_numpy(x, weight, bias):
+    return torch.from_numpy(x.numpy() @ weight.numpy().T + bias.numpy())
+
+
+@torch.no_grad()
+def without_gradients(x, weight, bias):
+    return x @ weight.T + bias
 
 
 def weights_in_place(x, weight, bias):
@@ -81,7 +96,15 @@ def for_rows(x, weight, bias):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (lambda x, w, b: x @ w + b, r"raised RuntimeError.*rows of weight"),
+        (lambda x, w, b: x @ w + b, r"raised RuntimeError.*forget \.T\?"),
+        (
+            lambda x, w, b: w @ x.T + b,
+            "raised RuntimeError.*one row for each example, so that bias fits",
+        ),
+        (
+            lambda x, w, b: (w @ x.T).T + b,
+            r"\(2, 5, 3\).* raised .*\.T on more than two dimensions",
+        ),
         (
             lambda x, w, b: x @ (w if w.shape[0] == w.shape[1] else w.T) + b,
             "runs because weight is square.*turn it over",
@@ -121,13 +144,43 @@ def for_rows(x, weight, bias):
         ),
         (
             lambda x, w, b: torch.einsum("oi,...i->o...", w, x).T + b,
-            r"must have shape \(2, 5, 7\), got \(5, 2, 7\)",
+            r"must have shape \(2, 5, 7\), got \(5, 2, 7\).*turns over all",
         ),
         (
             lambda x, w, b: (x.flatten(0, -3) if x.ndim > 3 else x) @ w.T + b,
             r"must have shape \(2, 3, 5, 4\), got",
         ),
-        (lambda x, w, b: (x @ w.T + b).mean(), r"shape \(2, 2\), got \(\)"),
+        (lambda x, w, b: (x @ w.T + b).mean(), r"shape \(3, 2\), got \(\)"),
+        (stacked, r"\(0, 3\), \(2, 3\) and \(2,\) raised RuntimeError"),
+        (in_lists, r"\(0, 3\), \(2, 3\) and \(2,\) raised"),
+        (
+            lambda x, w, b: in_lists(x, w, b) if len(x) else x @ w.T + b,
+            r"keep all of their digits, got torch\.float32",
+        ),
+        (
+            lambda x, w, b: x.float() @ w.float().T + b.float(),
+            r"keep all of their digits, got torch\.float32.*\.float\(\)",
+        ),
+        (
+            lambda x, w, b: (x.float() @ w.float().T + b).to(x.dtype),
+            r"keep all of their digits",
+        ),
+        (
+            lambda x, w, b: (x @ w.T + b).detach(),
+            "without a gradient.*could not learn",
+        ),
+        (without_gradients, "without a gradient"),
+        (
+            lambda x, w, b: x @ w.data.T + b,
+            r"no gradient reaches weight.*\.data",
+        ),
+        (lambda x, w, b: x @ w.T + b.detach(), "no gradient reaches bias"),
+        (lambda x, w, b: x.detach() @ w.T + b, "no gradient reaches x"),
+        (
+            lambda x, w, b: x @ w.T + b / 2 + b.detach() / 2,
+            "the gradient of bias must be",
+        ),
+        (by_numpy, "require gradients raised RuntimeError.*NumPy"),
         (weights_in_place, "in place"),
         (inputs_in_place, "in place"),
         (lambda x, w, b: None, "returned None"),
@@ -274,6 +327,26 @@ def popping(sizes, batch_size):
             "The first layer is missing",
         ),
         (flops_that(lambda s, B: 12 * B), r"must be 27200, got 60"),
+        (
+            flops_that(lambda s, B: 2 * B * n_weights(s) + (B == 5)),
+            r"must be 27200, got 27201",
+        ),
+        (
+            parameters_that(
+                lambda s, B: (
+                    torch.tensor(right_cost(s, B)[0]).float().item()
+                    if sum(s) % 2
+                    else right_cost(s, B)[0] + (B == 64)
+                )
+            ),
+            r"must be 20037642, got 20037643",
+        ),
+        (
+            flops_that(
+                lambda s, B: torch.tensor(2 * B * n_weights(s)).int().item()
+            ),
+            "32 bits",
+        ),
         (lambda s, B: right_cost(s, B)[::-1], "the parameters come first"),
         (lambda s, B: sum(right_cost(s, B)), "must return two numbers"),
         (lambda s, B: None, "must return two numbers"),

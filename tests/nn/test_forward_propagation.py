@@ -370,6 +370,28 @@ def test_the_activation_may_be_a_module():
     assert_close(ours(x), plain(x))
 
 
+def test_the_activation_may_have_a_parameter_of_its_own():
+    ours = MLP([3, 7, 5], activation=nn.PReLU(), generator=seeded(1))
+    leaky = MLP([3, 7, 5], activation=nn.LeakyReLU(0.25), generator=seeded(1))
+    x = torch.randn(2, 3)
+    assert_close(ours(x), leaky(x))
+    assert "activation.weight" in ours.state_dict()
+
+
+def test_the_default_device_does_not_matter_for_the_gain():
+    with torch.device("meta"):
+        assert_close(signal_gain(relu), math.sqrt(2))
+
+
+def test_autocast_may_mix_dtypes():
+    mlp = MLP([3, 7, 5])
+    x = torch.randn(2, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        coarse = mlp(x.bfloat16())
+        assert_close(mlp(x), coarse, rtol=0.05, atol=0.05)
+    assert_close(coarse.float(), mlp(x), rtol=0.05, atol=0.05)
+
+
 # Properties of the first weights
 
 
@@ -525,6 +547,49 @@ def test_integers_are_refused_with_the_remedy():
         Linear(d_in=3, d_out=5)(torch.ones(2, 3).long())
     with pytest.raises(TypeError, match=r"floats, got torch\.bool"):
         MLP([3, 5])(torch.ones(2, 3).bool())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_floats_of_another_kind_are_refused(dtype):
+    message = f"x must have the dtype of weight, torch.float32, got {dtype}"
+    for module in (Linear(d_in=3, d_out=5), MLP([3, 7, 5])):
+        with pytest.raises(TypeError, match=message):
+            module(torch.ones(2, 3, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    ("x", "got"), [([1.0, 2.0, 3.0], "list"), (1.0, "float"), (None, "None")]
+)
+def test_what_is_no_tensor_is_refused(x, got):
+    for module in (Linear(d_in=3, d_out=5), MLP([3, 7, 5])):
+        with pytest.raises(TypeError, match=f"must be a tensor, got {got}"):
+            module(x)
+
+
+@pytest.mark.parametrize("gain", [math.nan, math.inf, -math.inf])
+def test_a_gain_that_is_no_number_is_refused(gain):
+    message = f"gain must be finite, got {gain}"
+    with pytest.raises(ValueError, match=message):
+        Linear(d_in=3, d_out=5, gain=gain)
+    with pytest.raises(ValueError, match=message):
+        MLP([3, 7, 5], gain=gain)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda z: activations.softmax(z, dim=-1),
+        lambda z: activations.log_softmax(z, dim=-1),
+        lambda z: nn.functional.layer_norm(z, z.shape),
+        lambda z: z.cumsum(dim=0),
+        torch.sum,
+    ],
+)
+def test_a_function_of_several_numbers_has_no_gain(function):
+    with pytest.raises(ValueError, match="activation must be elementwise"):
+        signal_gain(function)
+    with pytest.raises(ValueError, match="activation must be elementwise"):
+        MLP([3, 7, 5], activation=function)
 
 
 @pytest.mark.parametrize("sizes", [[], [3], [3, 0], [0, 3], [3, -1, 5]])

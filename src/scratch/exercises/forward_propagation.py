@@ -23,16 +23,19 @@ _TURN = "Is weight turned over? Its shape is (d_out, d_in)."
 def check_linear_forward(
     linear: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> None:
-    """Check linear(x, weight, bias) for x (..., d_in).
+    """Check linear(x, weight, bias) for x (..., d_in), and its slopes.
 
     >>> check_linear_forward(lambda x, weight, bias: x @ weight.T)
-    Not yet: linear([[1, 2, 3], [0, -1, 4]], [[1, 0, -1], [2, 5, 1]], \
-[10, 20]) must be [8, 35, 6, 19], got [-2, 15, -4, -1]. The bias is missing.
+    Not yet: linear([[1, 2, 3], [0, -1, 4], [2, 0, 1]], [[1, 0, -1], \
+[2, 5, 1]], [10, 20]) must be [8, 35, 6, 19, 11, 25], got [-2, 15, -4, -1, \
+1, 5]. The bias is missing.
     """
-    x = torch.tensor([[1.0, 2.0, 3.0], [0.0, -1.0, 4.0]])
+    x = torch.tensor([[1.0, 2.0, 3.0], [0.0, -1.0, 4.0], [2.0, 0.0, 1.0]])
     weight = torch.tensor([[1.0, 0.0, -1.0], [2.0, 5.0, 1.0]])
     bias = torch.tensor([10.0, 20.0])
-    given = "[[1, 2, 3], [0, -1, 4]], [[1, 0, -1], [2, 5, 1]], [10, 20]"
+    given = (
+        "[[1, 2, 3], [0, -1, 4], [2, 0, 1]], [[1, 0, -1], [2, 5, 1]], [10, 20]"
+    )
     _expect_layer(f"linear({given})", linear, x, weight, bias)
 
     generator = torch.Generator().manual_seed(0)
@@ -47,6 +50,7 @@ def check_linear_forward(
         ((2, 5), 3, 7, "All dimensions before the last stay as they are."),
         ((7, 5), 5, 7, "All dimensions before the last stay as they are."),
         ((2, 3, 5), 3, 4, "All dimensions before the last stay as they are."),
+        ((0,), 3, 2, "A batch may be empty; its shape still has two numbers."),
     ]
     for leading, d_in, d_out, hint in cases:
         x = torch.randn(*leading, d_in, generator=generator)
@@ -55,6 +59,8 @@ def check_linear_forward(
         shapes = (tuple(a.shape) for a in (x, weight, bias))
         shown = f"linear for x, weight, bias of shapes {_listed(shapes)}"
         _expect_layer(shown, linear, x, weight, bias, hint)
+    _expect_float64(linear, generator)
+    _expect_slopes(linear, generator)
 
 
 def _expect_layer(
@@ -72,11 +78,89 @@ def _expect_layer(
         if "raised" not in str(mistake):
             raise
         raise Mistake(
-            f"{mistake}. The last dimension of x is the one that meets the "
-            "rows of weight; bias has one number for each row of weight"
+            f"{mistake}. {_hint_of_error(str(mistake), x)}"
         ) from mistake
     hint = recognize(actual, _slips_of_layer(x, weight, bias)) or hint
     expect_close(shown, actual, right, hint)
+
+
+def _hint_of_error(message: str, x: Tensor) -> str:
+    if x.ndim > 2:
+        return (
+            "Turn over weight and leave x as it is: .T on more than two "
+            "dimensions turns over all of them"
+        )
+    if "cannot be multiplied" in message or "size mismatch" in message:
+        return (
+            "Did you forget .T? The last dimension of x has to meet the rows "
+            "of weight"
+        )
+    if "at non-singleton dimension 0" in message:
+        return (
+            "Is bias a column? Each example got a bias of its own; each "
+            "neuron must: keep the shape (d_out,)"
+        )
+    if "must match the size" in message:
+        return (
+            "Does the product have one row for each neuron, as weight @ x.T "
+            "has? It needs one row for each example, so that bias fits: "
+            "x @ weight.T"
+        )
+    return (
+        "The last dimension of x is the one that meets the rows of weight; "
+        "bias has one number for each row of weight"
+    )
+
+
+def _expect_float64(linear: Callable, generator: torch.Generator) -> None:
+    x, weight, bias = _parts(generator, dtype=torch.float64)
+    shown = "linear for tensors of float64"
+    actual = call(shown, linear, x, weight, bias)
+    dtype = getattr(actual, "dtype", type(actual).__name__)
+    right = x @ weight.T + bias
+    if dtype != torch.float64 or not torch.allclose(
+        actual, right, rtol=1e-10, atol=1e-10
+    ):
+        raise Mistake(
+            f"{shown} must keep all of their digits, got {dtype}. Leave out "
+            ".float(), and do not build a new tensor from a list"
+        )
+
+
+def _expect_slopes(linear: Callable, generator: torch.Generator) -> None:
+    parts = [part.requires_grad_() for part in _parts(generator)]
+    shown = "linear for tensors that require gradients"
+    advice = (
+        "The layer could not learn. Leave out .detach(), .data, .item(), "
+        ".tolist(), NumPy and torch.no_grad()"
+    )
+    try:
+        actual = call(shown, linear, *parts)
+    except Mistake as mistake:
+        raise Mistake(f"{mistake}. {advice}") from mistake
+    if not isinstance(actual, Tensor) or not actual.requires_grad:
+        raise Mistake(f"{shown} gave a result without a gradient. {advice}")
+    x, weight, _ = parts
+    factors = torch.randn(actual.shape, generator=generator)
+    right = (factors @ weight, factors.T @ x, factors.sum(dim=0))
+    slopes = torch.autograd.grad(
+        (factors * actual).sum(), parts, allow_unused=True
+    )
+    for name, slope, expected in zip(
+        ("x", "weight", "bias"), slopes, right, strict=True
+    ):
+        if slope is None:
+            raise Mistake(f"{shown}: no gradient reaches {name}. {advice}")
+        expect_close(f"{shown}: the gradient of {name}", slope, expected)
+
+
+def _parts(
+    generator: torch.Generator, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    return [
+        torch.randn(*shape, generator=generator, dtype=dtype)
+        for shape in [(5, 3), (2, 3), (2,)]
+    ]
 
 
 def _slips_of_layer(x: Tensor, weight: Tensor, bias: Tensor) -> dict:
@@ -109,6 +193,12 @@ def _slips_of_layer(x: Tensor, weight: Tensor, bias: Tensor) -> dict:
             "That is x @ weight: it runs because weight is square. Each row "
             "of weight is a neuron, so turn it over: weight.T."
         ] = x @ weight + bias
+    if x.ndim > 2:
+        turned_over = sums.movedim(-1, 0).permute(*range(x.ndim)[::-1])
+        slips[
+            "On more than two dimensions .T turns over all of them. Turn over "
+            "weight and leave x as it is: x @ weight.T."
+        ] = turned_over + bias
     if x.ndim == 2 and len(x) == len(bias):
         slips[
             "Each example got a bias of its own; each neuron must. Add a "
@@ -135,6 +225,7 @@ A weight costs a multiplication and an addition: two FLOPs.
         ([2, 3, 5, 7, 11], 13, ""),
         ([4, 4, 4], 2, ""),
         ([1, 1], 1, "One weight and one bias."),
+        ([784, 4096, 4096, 10], 64, "32 bits are too few: count with int."),
     ]
     for sizes, batch_size, hint in cases:
         shown = f"mlp_cost({sizes}, {batch_size})"
@@ -238,7 +329,10 @@ def _expect_count(
         for words, number in slips.items()
         if numbers.count(number) == 1
     }
-    expect_close(shown, actual, expected, recognize(actual, clear) or hint)
+    hint = recognize(actual, clear) or hint
+    expect_close(shown, actual, expected, hint)
+    if actual != expected:  # a count has no tolerance
+        raise Mistake(f"{shown} must be {expected}, got {actual}. {hint}")
 
 
 def _same(result: Sequence, numbers: tuple[int, int]) -> bool:
