@@ -1071,6 +1071,14 @@ def test_tensors_without_floats_are_refused_with_the_remedy(dtype):
             f(x, a)
 
 
+@pytest.mark.parametrize("dim", [(0, 1), [0]])
+def test_several_dims_are_refused_going_forward(dim):
+    v = Value(torch.ones(2, 3), requires_grad=True)
+    for reduce in (v.sum, v.mean, v.max):
+        with pytest.raises(TypeError, match="dim must be one dimension"):
+            reduce(dim)
+
+
 @pytest.mark.parametrize("other", ["2", None, [1.0, 2.0], 1j])
 def test_other_operands_are_refused(other):
     a = Value([1.0, 2.0])

@@ -446,6 +446,8 @@ def _reduce(
     function: Callable[..., Tensor], x: Tensor, dim: int | None, keepdim: bool
 ) -> Tensor:
     """Reduce along dim, or along all dimensions if dim is None."""
+    if isinstance(dim, tuple | list):
+        raise TypeError(f"dim must be one dimension or None, got {dim}")
     every = tuple(range(x.ndim)) if dim is None else dim
     return function(x, dim=every, keepdim=keepdim)
 

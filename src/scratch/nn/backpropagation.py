@@ -35,7 +35,7 @@ def numerical_gradient(
 
         slope along x_i = (f(x + delta e_i) - f(x - delta e_i)) / (2 delta)
 
-    Two evaluations per number: a proof for small x, no way to train.
+    Two evaluations per number: a test for small x, no way to train.
 
     Args:
         function: returns a tensor with a single number.
