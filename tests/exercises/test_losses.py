@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from scratch.exercises.losses import (
     check_cross_entropy,
@@ -43,12 +44,22 @@ def with_loops(logits, labels):
     return torch.stack(terms).mean()
 
 
+def detached_shift(logits, labels):
+    shift = logits.amax(dim=-1, keepdim=True).detach()
+    z, counts = logits - shift, labels != -100
+    index = labels.where(counts, 0).unsqueeze(-1)
+    lse = z.exp().sum(dim=-1).log()
+    terms = lse - z.gather(-1, index).squeeze(-1)
+    return (terms * counts).sum() / counts.sum()
+
+
 @pytest.mark.parametrize(
     "answer",
     [
         counted_first,
         by_one_hot,
         with_loops,
+        detached_shift,
         losses.cross_entropy,
         lambda z, y: losses.cross_entropy(z, y, fused=True),
     ],
@@ -116,9 +127,51 @@ def scaled_slope(z, y):
     return 2 * loss - loss.detach()
 
 
+def mean_of_means(z, y):
+    counts = y != -100
+    kept = terms(z, y).where(counts, 0)
+    return (kept.sum(dim=-1) / counts.sum(dim=-1)).mean()
+
+
+def ignores_in_two_dimensions_only(z, y):
+    return counted_first(z, y) if z.ndim == 2 else terms(z, y).mean()
+
+
+def clamped_probability(z, y):
+    index = y.where(y != -100, 0).unsqueeze(-1)
+    p = z.softmax(dim=-1).gather(-1, index).squeeze(-1)
+    return -p.clamp(min=1e-9).log()[y != -100].mean()
+
+
+def slope_lost_far_out(z, y):
+    near = z.clamp(-80, 80)  # its value is put right without a slope
+    return (
+        counted_first(near, y)
+        + (counted_first(z, y) - counted_first(near, y)).detach()
+    )
+
+
+def slope_nan_far_out(z, y):
+    overflow = z.exp().where(z < 80, 0)  # inf in the branch not taken
+    return counted_first(z, y) + 0 * overflow.sum()
+
+
+def ignores_negative_labels(z, y):
+    return counted_first(z, y.where(y >= 0, -100))
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
+        (mean_of_means, "mean of the means of the two sentences"),
+        (
+            ignores_in_two_dimensions_only,
+            r"\[3, -100, -100\]\].*must not count",
+        ),
+        (clamped_probability, r"got 20\.7.*The loss must go on growing"),
+        (slope_lost_far_out, r"10000, 0, -10000.*must be \[1, 0, -1\].*slope"),
+        (slope_nan_far_out, r"got \[nan.*where the logits lie far apart"),
+        (ignores_negative_labels, "left out a label of -1. Only -100"),
         (lambda z, y: terms(z, y).sum(), "the sum over the examples"),
         (lambda z, y: terms(z, y).mean() / math.log(2), "in bits"),
         (lambda z, y: terms(z, y).mean() / math.log(10), "base 10"),
@@ -137,7 +190,7 @@ def scaled_slope(z, y):
         ),
         (naive, r"\[\[0, -200\]\].*got inf.*became 0"),
         (log_of_safe_softmax, r"got inf.*never form the probability"),
-        (cut_off, r"\[\[0, -200\]\], \[1\]\) must be 200, got 80"),
+        (cut_off, r"\[1\]\) must be 200, got 80.*do not clamp the logits"),
         (unshifted, r"must be 0, got inf.*subtract the largest"),
         (largest_of_all, "of each row, not of all rows"),
         (lambda z, y: F.cross_entropy(z, y), "raised|flatten all others"),
@@ -153,8 +206,8 @@ def scaled_slope(z, y):
             ),
             "That is the sum over the examples",
         ),
-        (lambda z, y: counted_first(z, y).detach(), "cannot follow"),
-        (lambda z, y: counted_first(z, y).item(), "cannot follow"),
+        (lambda z, y: counted_first(z, y).detach(), "detach the result"),
+        (lambda z, y: counted_first(z, y).item(), "without item"),
         (scaled_slope, "probability minus one-hot"),
         (in_place, "in place"),
         (lambda z, y: None, "returned None"),
@@ -172,7 +225,19 @@ def test_a_label_that_no_class_has_is_not_looked_up():
         return -z.log_softmax(-1).gather(-1, y.unsqueeze(-1)).mean()
 
     verdict = check_cross_entropy(looks_up)
-    assert_says(r"\[0, -100, 2\]\) raised RuntimeError", verdict)
+    assert_says(
+        r"\[0, -100, 2\]\) raised RuntimeError.*-100 is no class: pick out",
+        verdict,
+    )
+
+
+def test_messages_name_the_functions_of_the_exercises():
+    for check, name in (
+        (check_cross_entropy, "my_cross_entropy"),
+        (check_perplexity, "collection_perplexity"),
+        (check_label_smoothing, "smoothed_loss"),
+    ):
+        assert f"{name}(" in check(lambda *given: None).message
 
 
 def by_concatenation(documents):
@@ -206,6 +271,12 @@ def mean(numbers):
     return sum(numbers) / len(numbers)
 
 
+def changes_the_logarithms(documents):
+    for document in documents:
+        document *= -1
+    return torch.cat(documents).mean().exp()
+
+
 def root_of_product(documents):
     probs = torch.cat(documents).exp()
     return (1 / probs.prod()) ** (1 / len(probs))
@@ -233,13 +304,20 @@ def root_of_product(documents):
         ),
         (lambda d: (-torch.cat(d).sum()).exp(), "surprise was summed"),
         (lambda d: (-d[0].mean()).exp(), "first document alone"),
+        (lambda d: (-d[-1].mean()).exp(), "last document alone"),
+        (
+            lambda d: (-pad_sequence(d).mean()).exp(),
+            "places that fill up a short document",
+        ),
+        (lambda d: (-torch.cat(d)).median().exp(), "median surprise"),
+        (changes_the_logarithms, "changed its argument in place"),
         (
             lambda d: torch.stack([(-x.mean()).exp() for x in d]),
             r"shape \(\), got \(2,\).*one number for all",
         ),
         (root_of_product, r"must be 50, got inf.*rounds to 0"),
-        (lambda d: 1 + by_concatenation(d), "10 halvings over 5 tokens"),
-        (lambda d: 4.0, "three tokens of probability 1 must be 1, got 4"),
+        (lambda d: 1 + by_concatenation(d), "15 halvings over 5 tokens"),
+        (lambda d: 8.0, "three tokens of probability 1 must be 1, got 8"),
         (
             lambda d: by_concatenation([x.clamp(min=-50) for x in d]),
             "had probability 0 must be inf",
@@ -321,7 +399,17 @@ def unstable(logits, labels, smoothing):
         ),
         (lambda z, y, s: of_torch(z, y, s) + 1, r"holds 1 - 0\.3 \+ 0\.1"),
         (lambda z, y, s: of_torch(z, y, 0.3), "ordinary cross-entropy"),
+        (
+            with_target(lambda t, s: (1 - s) * t + s / 3),
+            r"0\.5\]\], \[1\], 0\.2.*over 5 classes",
+        ),
         (unstable, r"\[10000, 0, -10000\].*log_softmax"),
+        (lambda z, y, s: of_torch(z, y, s).item(), "without item"),
+        (lambda z, y, s: of_torch(z, y, s).detach(), "detach the result"),
+        (
+            lambda z, y, s: 2 * of_torch(z, y, s) - of_torch(z, y, s).detach(),
+            "gradient of .*must be p - t",
+        ),
         (lambda z, y, s: of_torch(z.mul_(1.0).add_(1), y, s), "in place"),
         (lambda z, y: F.cross_entropy(z, y), "raised TypeError"),
         (lambda z, y, s: None, "returned None"),

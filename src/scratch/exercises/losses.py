@@ -24,9 +24,9 @@ IGNORED = -100
 
 @checker
 def check_cross_entropy(
-    cross_entropy: Callable[[Tensor, Tensor], Tensor],
+    my_cross_entropy: Callable[[Tensor, Tensor], Tensor],
 ) -> None:
-    """Check cross_entropy(logits, labels): a mean, in nats.
+    """Check my_cross_entropy(logits, labels): a mean, in nats.
 
     Logits are float32 (..., n_classes), out to +-10 000; labels are
     integers (...), and one of -100 does not count. Autograd must be able
@@ -34,9 +34,57 @@ def check_cross_entropy(
     """
     rows = torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     labels = torch.tensor([0, 1])
-    shown = "cross_entropy([[2, 1, 0], [0, 0, 0]], [0, 1])"
-    _expect_loss(shown, cross_entropy, rows, labels, _general_slips)
+    shown = "my_cross_entropy([[2, 1, 0], [0, 0, 0]], [0, 1])"
+    _expect_loss(shown, my_cross_entropy, rows, labels, _general_slips)
 
+    _expect_far_values(my_cross_entropy)
+
+    block = torch.arange(24.0).sin().reshape(2, 3, 4)
+    classes = torch.tensor([[0, 1, 2], [3, 1, 0]])
+    hint = "The classes lie along the last dimension; flatten all others."
+    for given, logits, chosen in (
+        ("logits (2, 3, 4), labels (2, 3)", block, classes),
+        ("logits (4,), labels ()", block[0, 0], classes[0, 1]),
+    ):
+        actual = call(given, my_cross_entropy, logits, chosen)
+        expected = right_cross_entropy(logits, chosen)
+        expect_close(f"the loss for {given}", actual, expected, hint)
+
+    rows = torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 3.0, 1.0]])
+    labels = torch.tensor([0, IGNORED, 2])
+    shown = "my_cross_entropy([[2, 1, 0], [0, 0, 0], [1, 3, 1]], [0, -100, 2])"
+    _expect_loss(shown, my_cross_entropy, rows, labels, _slips_of_ignoring)
+    padded = torch.tensor([[0, 1, 2], [3, IGNORED, IGNORED]])
+    shown = "my_cross_entropy(logits (2, 3, 4), [[0, 1, 2], [3, -100, -100]])"
+    _expect_loss(shown, my_cross_entropy, block, padded, _slips_of_ignoring)
+    _expect_other_labels_to_count(my_cross_entropy, rows)
+
+    far, last = torch.tensor([[FAR, 0.0, -FAR]]), torch.tensor([2])
+    for given, logits, chosen, hint in (
+        (
+            "my_cross_entropy(logits, labels)",
+            rows,
+            labels,
+            "It must be probability minus one-hot, divided by the number.",
+        ),
+        (
+            "my_cross_entropy([[10000, 0, -10000]], [2])",
+            far,
+            last,
+            "The value is right, but where the logits lie far apart the "
+            "slope is not: no clamp, where or probability may stand between "
+            "the logits and the loss.",
+        ),
+    ):
+        expected = cross_entropy_gradient(logits, chosen)
+        _expect_slope(
+            given, my_cross_entropy, (logits, chosen), expected, hint
+        )
+
+
+def _expect_far_values(
+    my_cross_entropy: Callable[[Tensor, Tensor], Tensor],
+) -> None:
     apart = torch.tensor([[0.0, -200.0]])
     both = torch.tensor([[200.0, 0.0], [0.0, 1.0]])
     ends = torch.tensor([[FAR, 0.0, -FAR]])
@@ -61,42 +109,62 @@ def check_cross_entropy(
         ("[[-200, -200]], [0]", equal, [0], underflow),
         ("[[200, 0], [0, 1]], [0, 1]", both, [0, 1], own_largest),
     ):
-        shown = f"cross_entropy({given})"
+        shown = f"my_cross_entropy({given})"
         chosen = torch.tensor(chosen)
-        actual = call(shown, cross_entropy, logits, chosen)
+        actual = call(shown, my_cross_entropy, logits, chosen)
+        if hint is rounded and _is_finite(actual):
+            hint = (
+                "The loss must go on growing: do not clamp the logits or "
+                "the probability, and add no small number to it. Use "
+                "log(sum of e^z) - z_y."
+            )
         expected = right_cross_entropy(logits, chosen)
         expect_close(shown, actual, expected, hint)
 
-    block = torch.arange(24.0).sin().reshape(2, 3, 4)
-    classes = torch.tensor([[0, 1, 2], [3, 1, 0]])
-    hint = "The classes lie along the last dimension; flatten all others."
-    for given, logits, chosen in (
-        ("logits (2, 3, 4), labels (2, 3)", block, classes),
-        ("logits (4,), labels ()", block[0, 0], classes[0, 1]),
-    ):
-        actual = call(given, cross_entropy, logits, chosen)
-        expected = right_cross_entropy(logits, chosen)
-        expect_close(f"the loss for {given}", actual, expected, hint)
 
-    rows = torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 3.0, 1.0]])
-    labels = torch.tensor([0, IGNORED, 2])
-    shown = "cross_entropy([[2, 1, 0], [0, 0, 0], [1, 3, 1]], [0, -100, 2])"
-    _expect_loss(shown, cross_entropy, rows, labels, _slips_of_ignoring)
-    _expect_slope(cross_entropy, rows, labels)
+def _is_finite(actual: object) -> bool:
+    try:
+        return bool(torch.as_tensor(actual).isfinite().all())
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 def _expect_loss(
     shown: str,
-    cross_entropy: Callable[[Tensor, Tensor], Tensor],
+    my_cross_entropy: Callable[[Tensor, Tensor], Tensor],
     logits: Tensor,
     labels: Tensor,
     slips: Callable[[Tensor, Tensor], dict[str, Tensor]],
 ) -> None:
-    actual = call(shown, cross_entropy, logits, labels)
+    try:
+        actual = call(shown, my_cross_entropy, logits, labels)
+    except Mistake as mistake:
+        if mistake.__cause__ is None or IGNORED not in labels:
+            raise
+        raise Mistake(
+            f"{mistake}. -100 is no class: pick out the places that count "
+            "first, or put another label there for the moment"
+        ) from mistake.__cause__
     hint = recognize(actual, slips(logits, labels)) or (
         "It is the mean of log(sum of e^z) - z_y, one number."
     )
     expect_close(shown, actual, right_cross_entropy(logits, labels), hint)
+
+
+def _expect_other_labels_to_count(
+    my_cross_entropy: Callable[[Tensor, Tensor], Tensor], rows: Tensor
+) -> None:
+    try:
+        actual = my_cross_entropy(rows, torch.tensor([0, -1, 2]))
+    except Exception:
+        return  # a label that is no class may well raise
+    ignored = right_cross_entropy(rows, torch.tensor([0, IGNORED, 2]))
+    if recognize(actual, {"ignored": ignored}):
+        raise Mistake(
+            "my_cross_entropy left out a label of -1. Only -100 says that a "
+            "place does not count; any other wrong label must not go "
+            "unnoticed"
+        )
 
 
 def _general_slips(z: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -140,58 +208,69 @@ def _general_slips(z: Tensor, labels: Tensor) -> dict[str, Tensor]:
 def _slips_of_ignoring(z: Tensor, labels: Tensor) -> dict[str, Tensor]:
     counts = labels != IGNORED
     log_probs = log_softmax(z, dim=-1)
-    index = labels.where(counts, 0)
-    terms = -log_probs.gather(-1, index[:, None])[:, 0]
-    total = terms.where(counts, 0).sum()
-    return {
+    index = labels.where(counts, 0).unsqueeze(-1)
+    terms = -log_probs.gather(-1, index).squeeze(-1)
+    kept = terms.where(counts, 0)
+    total = kept.sum()
+    slips = {
         "The ignored place adds nothing, but it was still counted: divide "
-        "by the number of labels that count.": total / len(labels),
+        "by the number of labels that count.": total / labels.numel(),
         "The place with the label -100 must not count.": terms.mean(),
         "The place with the label -100 must not add to the sum.": (
             terms.sum() / counts.sum()
         ),
         "That is the sum over the examples: take the mean.": total,
     }
+    if labels.ndim > 1:
+        means = kept.sum(dim=-1) / counts.sum(dim=-1)
+        slips[
+            "That is the mean of the means of the two sentences: add up all "
+            "terms, and divide once."
+        ] = means.mean()
+    return slips
 
 
 def _expect_slope(
-    cross_entropy: Callable[[Tensor, Tensor], Tensor],
-    rows: Tensor,
-    labels: Tensor,
+    shown: str,
+    function: Callable[..., Tensor],
+    arguments: tuple[Tensor | float, ...],
+    expected: Tensor,
+    hint: str,
 ) -> None:
-    logits = rows.clone().requires_grad_()
-    shown = "cross_entropy(logits, labels) for logits that require a gradient"
-    loss = attempt(shown, cross_entropy, logits, labels)
+    logits = arguments[0].clone().requires_grad_()
+    loss = attempt(shown, function, logits, *arguments[1:])
     if not isinstance(loss, Tensor) or not loss.requires_grad:
         raise Mistake(
-            "the values are right, but autograd cannot follow them back to "
-            "the logits, so no network could learn from this loss. Use "
-            "torch's functions only, without item, detach or math.log"
+            f"the values are right, but from {shown} autograd cannot find "
+            "its way back to the logits, so no network could learn from "
+            "this loss. Use torch's functions, without item or math.log, "
+            "and do not detach the result (a detached shift is fine)"
         )
-    (slope,) = torch.autograd.grad(loss, logits)
-    expected = cross_entropy_gradient(rows, labels)
-    hint = "It must be probability minus one-hot, divided by the number."
-    expect_close("the gradient that autograd finds", slope, expected, hint)
+    (slope,) = torch.autograd.grad(loss, logits, allow_unused=True)
+    slope = torch.zeros_like(logits) if slope is None else slope
+    expect_close(f"the gradient of {shown}", slope, expected, hint)
 
 
 @checker
-def check_perplexity(perplexity: Callable[[list[Tensor]], float]) -> None:
-    """Check perplexity(documents), over all tokens of all documents.
+def check_perplexity(
+    collection_perplexity: Callable[[list[Tensor]], float],
+) -> None:
+    """Check collection_perplexity(documents), over all tokens of all.
 
     documents is a list of tensors (n_tokens,) of different lengths, with
     the natural logarithms of the right tokens' probabilities.
 
-    >>> check_perplexity(lambda documents: 4.0)
+    >>> check_perplexity(lambda documents: 8.0)
     Not yet: the perplexity of one document of three tokens of probability \
-1 must be 1, got 4.
+1 must be 1, got 8.
     """
-    documents = _logs([[1 / 2, 1 / 2, 1 / 4, 1 / 2], [1 / 32]])
-    shown = "perplexity(logs of [[1/2, 1/2, 1/4, 1/2], [1/32]])"
-    actual = attempt(shown, perplexity, documents)
+    documents = _logs([[1 / 2, 1 / 8, 1 / 4, 1 / 2], [1 / 256]])
+    shown = "collection_perplexity(logs of [[1/2, 1/8, 1/4, 1/2], [1/256]])"
+    actual = _call_on_list(shown, collection_perplexity, documents)
     hint = recognize(actual, _slips_of_perplexity(documents)) or (
-        "It is e to the mean surprise: 10 halvings over 5 tokens."
+        "It is e to the mean surprise: 15 halvings over 5 tokens."
     )
-    expect_close(shown, actual, 4.0, hint)
+    expect_close(shown, actual, 8.0, hint)
     hint = (
         "A product of so many probabilities rounds to 0: add their "
         "logarithms, and exponentiate last."
@@ -203,8 +282,17 @@ def check_perplexity(perplexity: Callable[[list[Tensor]], float]) -> None:
         ("a document whose last token had probability 0", [[1, 0]], math.inf),
     ):
         shown = f"the perplexity of {given}"
-        actual = attempt(shown, perplexity, _logs(texts))
+        actual = _call_on_list(shown, collection_perplexity, _logs(texts))
         expect_close(shown, actual, expected, hint if expected == 50 else "")
+
+
+def _call_on_list(
+    shown: str, function: Callable[[list[Tensor]], float], x: list[Tensor]
+) -> float:
+    """Attempt function(x); changing one of its tensors is a Mistake."""
+    if not callable(function):
+        return attempt(shown, function)
+    return call(shown, lambda *tensors: function(list(tensors)), *x)
 
 
 def _logs(texts: list[list[float]]) -> list[Tensor]:
@@ -215,6 +303,8 @@ def _slips_of_perplexity(documents: list[Tensor]) -> dict[str, Tensor]:
     everything = torch.cat(documents)
     loss = -everything.mean()
     losses = torch.stack([-document.mean() for document in documents])
+    longest = max(len(document) for document in documents)
+    places = longest * len(documents)
     return {
         "That is the mean of the documents' perplexities: average the "
         "surprise over all tokens, then exponentiate.": losses.exp().mean(),
@@ -236,6 +326,14 @@ def _slips_of_perplexity(documents: list[Tensor]) -> dict[str, Tensor]:
             (-everything).sum().exp()
         ),
         "That is the perplexity of the first document alone.": losses[0].exp(),
+        "That is the perplexity of the last document alone.": losses[-1].exp(),
+        "The places that fill up a short document were counted as tokens: "
+        "divide by the number of real ones.": (
+            (-everything.sum() / places).exp()
+        ),
+        "That is e to the median surprise: take the mean.": (
+            (-everything).median().exp()
+        ),
         "That is one perplexity for each document: one number for all.": (
             losses.exp()
         ),
@@ -253,6 +351,7 @@ def check_label_smoothing(
     """
     rows = torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.5, 3.0]])
     labels = torch.tensor([0, 1])
+    wide = torch.tensor([[2.0, 1.0, 0.0, -1.0, 0.5]])
     far = torch.tensor([[FAR, 0.0, -FAR]])
     overflow = "Start from log_softmax, which is right for logits so large."
     for given, z, y, smoothing, hint in (
@@ -263,6 +362,14 @@ def check_label_smoothing(
             labels,
             0.0,
             "Without smoothing it is the ordinary cross-entropy.",
+        ),
+        (
+            "[[2, 1, 0, -1, 0.5]], [1], 0.2",
+            wide,
+            labels[1:],
+            0.2,
+            "Here the share is spread over 5 classes: take their number "
+            "from the shape of the logits.",
         ),
         ("[[10000, 0, -10000]], [2], 0.1", far, labels[1:] + 1, 0.1, overflow),
         ("[[10000, 0, -10000]], [0], 0.1", far, labels[:1], 0.1, overflow),
@@ -279,6 +386,15 @@ def check_label_smoothing(
                 "at the two others; take the mean of -sum of t log(p)."
             )
         expect_close(shown, actual, expected.mean(), hint)
+
+    t = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]])
+    _expect_slope(
+        "smoothed_loss([[2, 1, 0], [0, 0.5, 3]], [0, 1], 0.3)",
+        smoothed_loss,
+        (rows, labels, 0.3),
+        (softmax(rows, dim=-1) - t) / 2,
+        "It must be p - t, divided by the number of examples.",
+    )
 
 
 def _slips_of_smoothing(

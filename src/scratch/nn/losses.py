@@ -95,8 +95,8 @@ def cross_entropy(
     Args:
         ignore_index: a label that does not count, neither in the sum nor
             in the number that it is divided by.
-        fused: let torch compute the same in one kernel, which for large
-            n_classes is faster and needs less memory.
+        fused: let torch compute the same with kernels of its own, which is
+            faster for large n_classes.
 
     Shapes: logits (..., n_classes), labels (...), integers -> ()
     Raises: ValueError if the shapes do not fit, a label is not a class, or
@@ -153,6 +153,9 @@ def entropy(probs: Tensor, *, dim: int = -1) -> Tensor:
     """Return the mean surprise of a distribution at itself, in nats.
 
         H(p) = -sum_i p_i log(p_i),   with 0 log(0) = 0
+
+    Args:
+        probs: shares that add up to 1 along dim; the sum is not checked.
 
     Shapes: (..., n) -> (...), without dim
     Raises: ValueError if a probability is not in [0, 1].
