@@ -40,7 +40,7 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
         gradient = gradient * min(1, max_norm / norm)
 
     where norm is the length of all gradients as one long vector. Changes
-    them in place. If the norm is not finite, all of them become nan: a
+    them in place. If the norm is not finite, all of them become `nan`: a
     factor of max_norm / inf = 0 would hide the failure.
 
     Returns: the norm before, ().
