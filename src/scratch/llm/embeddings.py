@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-TOKEN_STD = 0.02  # as in GPT-2
+TOKEN_STD = 0.02  # as in GPT-2's published code
 POSITION_STD = 0.01
 
 
@@ -15,14 +15,16 @@ class TokenEmbedding(nn.Module):
 
         output = weight[ids] = one_hot(ids) weight
 
-    The table starts from a normal distribution of width 0.02, as GPT-2's.
+    The table is drawn from a normal distribution with GPT-2's standard
+    deviation, TOKEN_STD.
 
     Shapes:
         ids (...), integers in [0, vocab_size)
         output (..., d_model)
 
-    Raises: ValueError if a size is not positive or an id is out of range;
-        TypeError if ids are not integers.
+    Raises: ValueError if a size is not positive or an id is out of range
+        (ids on a GPU are not looked at); TypeError if ids are no tensor of
+        integers.
     Source: Bengio et al. (2003), section 2; Radford et al. (2019).
     """
 
@@ -40,7 +42,7 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         _check_ids(ids, self.weight.shape[0])
-        # weight[ids], by a kernel whose backward pass is faster.
+        # weight[ids], by a kernel that is made for it and faster.
         return F.embedding(ids, self.weight)
 
 
@@ -54,7 +56,15 @@ def embedding_backward(
     Shapes:
         grad_output (..., d_model), ids (...)
         result (vocab_size, d_model)
+    Raises: ValueError if the shapes do not fit or an id is out of range;
+        TypeError if ids are no tensor of integers.
     """
+    _check_ids(ids, vocab_size)
+    if grad_output.ndim == 0 or grad_output.shape[:-1] != ids.shape:
+        raise ValueError(
+            "grad_output must have the shape of ids and d_model behind it, "
+            f"got {tuple(grad_output.shape)} for ids {tuple(ids.shape)}"
+        )
     d_model = grad_output.shape[-1]
     grad_weight = grad_output.new_zeros(vocab_size, d_model)
     rows = grad_output.reshape(-1, d_model)
@@ -64,7 +74,8 @@ def embedding_backward(
 class PositionEmbedding(nn.Module):
     """One learned vector per position, up to context_length of them.
 
-    The table starts from a normal distribution of width 0.01, as GPT-2's.
+    The table is drawn from a normal distribution with GPT-2's standard
+    deviation, POSITION_STD.
 
     Args:
         context_length: most tokens the model can see at once.
@@ -92,9 +103,9 @@ class PositionEmbedding(nn.Module):
         context_length = self.weight.shape[0]
         if start < 0 or n_tokens < 0 or start + n_tokens > context_length:
             raise ValueError(
-                "start + n_tokens must be at most the context length of "
-                f"{context_length}, got start={start} and "
-                f"n_tokens={n_tokens}"
+                "start and n_tokens must not be negative and together at "
+                f"most the context length of {context_length}, "
+                f"got start={start} and n_tokens={n_tokens}"
             )
         return self.weight[start : start + n_tokens]
 
@@ -201,7 +212,8 @@ class SkipGram(nn.Module):
         centers (B,), contexts (B,), negatives (B, n_negatives)
         result (), the loss in nats per pair
 
-    Raises: ValueError if a size is not positive or an id is out of range.
+    Raises: ValueError if a size is not positive, the shapes do not fit, or
+        an id is out of range.
     Source: Mikolov et al. (2013b), section 2.2, equation 4.
     """
 
@@ -223,6 +235,12 @@ class SkipGram(nn.Module):
     def forward(
         self, centers: Tensor, contexts: Tensor, negatives: Tensor
     ) -> Tensor:
+        if not centers.shape == contexts.shape == negatives.shape[:-1]:
+            raise ValueError(
+                "centers and contexts must have shape (B,) and negatives "
+                f"(B, n_negatives), got {tuple(centers.shape)}, "
+                f"{tuple(contexts.shape)} and {tuple(negatives.shape)}"
+            )
         center = self.centers(centers)  # (B, d_model)
         true = (center * self.contexts(contexts)).sum(dim=-1)  # (B,)
         # (B, n_negatives, d_model) @ (B, d_model, 1)
@@ -251,7 +269,8 @@ def nearest(weight: Tensor, token_id: int, k: int) -> tuple[Tensor, Tensor]:
     if not 1 <= k < vocab_size:
         raise ValueError(f"k must be in [1, {vocab_size - 1}], got {k}")
     directions = F.normalize(weight.detach(), dim=-1)
-    cosines = directions @ directions[token_id]
+    # Rounding can take the cosine of two equal directions above 1.
+    cosines = (directions @ directions[token_id]).clamp(-1, 1)
     cosines[token_id] = -math.inf
     found = cosines.topk(k)
     return found.indices, found.values
@@ -264,8 +283,9 @@ def _check_positive(**sizes: int) -> None:
 
 
 def _check_ids(ids: Tensor, vocab_size: int) -> None:
-    if ids.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"ids must be int64 or int32, got {ids.dtype}")
+    kind = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+    if kind not in (torch.int64, torch.int32):
+        raise TypeError(f"ids must be an int64 or int32 tensor, got {kind}")
     # On a GPU, looking at the ids would make the CPU wait for it.
     if ids.device.type != "cpu" or ids.numel() == 0:
         return
