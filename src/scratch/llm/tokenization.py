@@ -3,6 +3,7 @@
 import hashlib
 import heapq
 import json
+import operator
 import os
 import tempfile
 from collections import Counter, defaultdict
@@ -25,7 +26,14 @@ GPT2_PATTERN = (
 )
 _FORMAT = "scratch byte-pair tokenizer 1"
 _GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
-_MOST_CACHED = 100_000  # words whose ids a tokenizer remembers
+_GPT2_FILES = {  # and their SHA-256
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc"
+    "4624525b728b188a9e0be33b7726adc5",
+    "encoder.json": "196139668be63f3b5d6574427317ae82"
+    "f612a97c5d1cdaf36ed2256dbf636783",
+}
+_MOST_CACHED = 100_000  # pieces whose ids a tokenizer remembers
+_LONG = 64  # bytes; pieces above it are rare, and slow to merge by scanning
 
 Pair = tuple[int, int]
 
@@ -114,13 +122,25 @@ def split_text(text: str, pattern: str = GPT2_PATTERN) -> list[str]:
     """Cut text into the pieces within which tokens are merged.
 
     What counts as a letter or a number is decided as tiktoken does, whose
-    Unicode tables may be older than ours.
+    Unicode tables may be of another year than ours.
 
-    Raises: ValueError if pattern leaves out a part of the text.
+    Raises: TypeError if text is not a string; ValueError if it holds half
+        of a surrogate pair, which UTF-8 cannot write, or if pattern leaves
+        out a part of it.
     """
+    if not isinstance(text, str):
+        raise TypeError(
+            f"text must be a string, got {text!r:.40} of type "
+            f"{type(text).__name__}"
+        )
     looked_at = text
     if not text.isascii():
-        looked_at = text.translate(_unknown_to_tiktoken())
+        if half := regex.search(r"[\uD800-\uDFFF]", text):
+            raise ValueError(
+                "text must not hold half of a surrogate pair, got "
+                f"{half[0]!r} at position {half.start()}"
+            )
+        looked_at = text.translate(_seen_by_tiktoken())
     found = regex.compile(pattern).finditer(looked_at)
     pieces = [text[match.start() : match.end()] for match in found]
     if sum(map(len, pieces)) != len(text):
@@ -240,7 +260,8 @@ class BPETokenizer:
 
     Raises: ValueError if merges do not count up from 256 or use an id
         before it exists, if byte_order is not a permutation of 0 to 255,
-        or if a special token is empty or comes twice.
+        if a special token is empty or comes twice, or if pattern is no
+        regular expression.
     """
 
     def __init__(
@@ -256,6 +277,13 @@ class BPETokenizer:
                 "byte_order must hold each of 0 to 255 once, got "
                 f"{list(byte_order)}"
             )
+        try:
+            regex.compile(pattern)
+        except regex.error as error:
+            raise ValueError(
+                "pattern must be a regular expression, got "
+                f"{pattern!r}: {error}"
+            ) from error
         self.merges = dict(merges)
         self.special_tokens = _checked_special_tokens(special_tokens)
         self.pattern = pattern
@@ -302,6 +330,8 @@ class BPETokenizer:
         if piece in self._cache:
             return self._cache[piece]
         ids = [self._id_of_byte[byte] for byte in piece.encode()]
+        if len(ids) > _LONG:  # the same ids, in less time
+            return _apply_merges_with_heap(ids, self.merges)
         ids = apply_merges(ids, self.merges)
         if len(self._cache) < _MOST_CACHED:
             self._cache[piece] = ids
@@ -334,17 +364,21 @@ class BPETokenizer:
     def to_tiktoken(self) -> tiktoken.Encoding:
         """Return tiktoken's engine with these tokens: same ids, faster.
 
+        On hundreds of thousands of spaces in a row it panics, and so does
+        tiktoken's own tokenizer for GPT-2.
+
         Raises: ValueError if a merge can never be reached; tiktoken, which
             knows tokens and no merges, would give other ids.
         """
+        earlier: dict[Pair, int] = {}
         for (left, right), new_id in self.merges.items():
             ids = [self._id_of_byte[b] for b in self.vocabulary[new_id]]
-            earlier = _Below(self.merges, new_id)
             if apply_merges(ids, earlier) != [left, right]:
                 raise ValueError(
                     "merges must be ones that train_bpe can learn, got "
                     f"{(left, right)}: {new_id}, which no text reaches"
                 )
+            earlier[left, right] = new_id
         ranks = {token: i for i, token in enumerate(self.vocabulary)}
         return tiktoken.Encoding(
             name="scratch",
@@ -363,11 +397,11 @@ class BPETokenizer:
             "byte_order": self.byte_order,
             "merges": list(self.merges),
         }
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf8", dir=path.parent, delete=False
-        ) as file:
-            json.dump(content, file, separators=(",", ":"))
-        os.replace(file.name, path)
+        # Half a file never stands at path: written elsewhere, then renamed.
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            file = Path(folder) / path.name
+            file.write_text(json.dumps(content), encoding="utf8")
+            os.replace(file, path)
 
     @classmethod
     def load(cls, path: Path | str) -> "BPETokenizer":
@@ -388,7 +422,7 @@ class BPETokenizer:
                 pattern=content["pattern"],
                 byte_order=content["byte_order"],
             )
-        except (ValueError, KeyError, TypeError, regex.error) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 "path must be a file written by BPETokenizer.save, got "
                 f"{path} ({type(error).__name__}: {error})"
@@ -409,21 +443,25 @@ def gpt2_tokenizer(*, download: bool = True) -> BPETokenizer:
     Raises: OSError if the files are neither in the cache nor to be had.
     Source: Radford et al. (2019), section 2.2.
     """
-    # Where tiktoken looks, in this order.
-    folder = Path(
-        os.environ.get("TIKTOKEN_CACHE_DIR")
-        or os.environ.get("DATA_GYM_CACHE_DIR")
-        or Path(tempfile.gettempdir()) / "data-gym-cache"
-    )
-    urls = [_GPT2_URL + name for name in ("vocab.bpe", "encoder.json")]
+    # Where tiktoken looks; the last one that is set counts.
+    folder = Path(tempfile.gettempdir()) / "data-gym-cache"
+    for variable in ("DATA_GYM_CACHE_DIR", "TIKTOKEN_CACHE_DIR"):
+        folder = Path(os.environ.get(variable, folder))
+    urls = [_GPT2_URL + name for name in _GPT2_FILES]
     files = [folder / hashlib.sha1(url.encode()).hexdigest() for url in urls]
     tried = f"the cache {folder}"
     try:
-        if not download and not all(file.exists() for file in files):
-            raise FileNotFoundError("not in the cache")
-        tried += f" and {_GPT2_URL}"
+        if not download:
+            # tiktoken would delete a damaged file and fetch it again.
+            for file, expected in zip(
+                files, _GPT2_FILES.values(), strict=True
+            ):
+                if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+                    raise OSError(f"{file} is damaged")
+        else:
+            tried += f" and {_GPT2_URL}"
         ranks = tiktoken.get_encoding("gpt2")._mergeable_ranks
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise OSError(
             "GPT-2's vocabulary is not to be had: tried "
             f"{tried}. It is two files, to be stored as "
@@ -446,23 +484,39 @@ def gpt2_tokenizer(*, download: bool = True) -> BPETokenizer:
     )
 
 
-class _Below(Mapping[Pair, int]):
-    """The merges learned before a token, without a copy of them."""
+def _apply_merges_with_heap(
+    ids: Sequence[int], merges: Mapping[Pair, int]
+) -> list[int]:
+    """Return what apply_merges does, in n log n steps for n ids.
 
-    def __init__(self, merges: Mapping[Pair, int], new_id: int) -> None:
-        self.merges, self.new_id = merges, new_id
+    The heap offers the pair learned first, the leftmost first. An entry
+    whose tokens have been merged otherwise is passed over.
+    """
+    ids: list[int | None] = list(ids)  # None: part of a token further left
+    left = list(range(-1, len(ids) - 1))  # where each one's neighbors are
+    right = list(range(1, len(ids) + 1))
+    heap: list[tuple[int, int]] = []
 
-    def __getitem__(self, pair: Pair) -> int:
-        found = self.merges[pair]
-        if found >= self.new_id:
-            raise KeyError(pair)
-        return found
+    def offer(i: int) -> None:
+        if i >= 0 and right[i] < len(ids):
+            new_id = merges.get((ids[i], ids[right[i]]))
+            if new_id is not None:
+                heapq.heappush(heap, (new_id, i))
 
-    def __iter__(self):
-        return (p for p, i in self.merges.items() if i < self.new_id)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+    for i in range(len(ids)):
+        offer(i)
+    while heap:
+        new_id, i = heapq.heappop(heap)
+        j = right[i]
+        if j == len(ids) or merges.get((ids[i], ids[j])) != new_id:
+            continue
+        ids[i], ids[j] = new_id, None
+        right[i] = right[j]
+        if right[i] < len(ids):
+            left[right[i]] = i
+        offer(left[i])
+        offer(i)
+    return [token_id for token_id in ids if token_id is not None]
 
 
 def _spell_out(
@@ -486,7 +540,10 @@ def _spell_out(
 
 
 def _checked(token_id: int, vocab_size: int) -> int:
-    token_id = int(token_id)
+    try:
+        token_id = operator.index(token_id)  # numpy's and torch's, too
+    except TypeError as error:
+        raise TypeError(f"ids must be integers, got {token_id!r}") from error
     if not 0 <= token_id < vocab_size:
         raise ValueError(f"ids must be in [0, {vocab_size}), got {token_id}")
     return token_id
@@ -506,14 +563,15 @@ def _checked_special_tokens(names: Sequence[str]) -> tuple[str, ...]:
 
 
 @cache
-def _unknown_to_tiktoken() -> dict[int, str]:
-    """Map letters and numbers that tiktoken takes for signs to a sign.
+def _seen_by_tiktoken() -> dict[int, str]:
+    """Map characters that tiktoken sorts otherwise to some of its sort.
 
-    Both libraries bring tables of Unicode, of different years.
+    Letters, numbers and signs: both libraries bring tables of Unicode, of
+    different years.
     """
     everything = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
-    table = {}
-    for kind in (r"\p{L}", r"\p{N}"):
+    signs, others = set(), {}
+    for kind, stand_in in ((r"\p{L}", "x"), (r"\p{N}", "0")):
         engine = tiktoken.Encoding(
             name="only what matches",
             pat_str=kind,
@@ -521,7 +579,10 @@ def _unknown_to_tiktoken() -> dict[int, str]:
             special_tokens={},
         )
         ids = engine.encode_ordinary(everything)
-        known = set(engine.decode_bytes(ids).decode())
-        newer = set(regex.findall(kind, everything)) - known
-        table |= {ord(char): "\N{REPLACEMENT CHARACTER}" for char in newer}
-    return table
+        theirs = set(engine.decode_bytes(ids).decode())
+        ours = set(regex.findall(kind, everything))
+        signs |= ours - theirs
+        others |= dict.fromkeys(theirs - ours, stand_in)
+    return str.maketrans(
+        dict.fromkeys(signs, "\N{REPLACEMENT CHARACTER}") | others
+    )
