@@ -27,7 +27,9 @@ LIBRARIES = ("python", "torch", "numpy", "scipy", "sklearn", "matplotlib")
 VALIDATION_SHARE = 0.1  # part of the texts that is held out
 SHORTEST = 30  # characters; what is shorter says little
 _DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # where it is not the import name
-_SKIPPED = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
+# Tests, other installed libraries, and copies of other people's libraries.
+_SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
+_SKIPPED |= {"_vendor", "externals"}
 # Functions by which a library documents what is written in C.
 _ADDERS = {"add_docstr", "add_docstr_all", "_add_docstr", "add_newdoc"}
 
@@ -96,8 +98,9 @@ def documentation(
     """Return the docstrings of installed libraries, cleaned, none twice.
 
     The first call takes about half a minute and writes what it found to
-    the cache, under a name made from the versions of the libraries. Later
-    calls read that file. Two processes may call at once.
+    the cache, under a name made from the versions of the libraries (or,
+    where one has none, its files). Later calls read that file. Two
+    processes may call at once.
 
     Args:
         libraries: import names; "python" is the standard library.
@@ -105,12 +108,13 @@ def documentation(
             $XDG_CACHE_HOME/scratch, else ~/.cache/scratch.
 
     Warns of libraries that are not installed, and leaves them out.
-    Raises: ValueError if none is installed or a name comes twice.
+    Raises: ValueError if none is installed, a name comes twice, or the
+        cache cannot be written.
     """
     roots, missing = _find(libraries)
     versions = {library: _version(library) for library in roots}
     folder = _cache_folder() if cache is None else Path(cache)
-    folder.mkdir(parents=True, exist_ok=True)
+    _check_writable(folder)
     path = folder / f"documentation-{_fingerprint(roots, versions)}.jsonl"
     with FileLock(path.with_suffix(".lock")):
         entries = _read_cache(path)
@@ -173,7 +177,8 @@ def _find(libraries: Sequence[str]) -> tuple[dict[str, Path], tuple[str, ...]]:
             spec := importlib.util.find_spec(library)
         ):
             places = spec.submodule_search_locations or [spec.origin]
-            roots[library] = Path(places[0])
+            if Path(places[0]).exists():  # not what is built into Python
+                roots[library] = Path(places[0])
     missing = tuple(name for name in libraries if name not in roots)
     if not roots:
         raise ValueError(
@@ -182,7 +187,8 @@ def _find(libraries: Sequence[str]) -> tuple[dict[str, Path], tuple[str, ...]]:
         )
     if missing:
         warnings.warn(
-            f"not installed and left out: {', '.join(missing)}",
+            "not installed as Python source and left out: "
+            f"{', '.join(missing)}",
             stacklevel=3,
         )
     return roots, missing
@@ -199,21 +205,29 @@ def _version(library: str) -> str:
 
 def _sources(library: str, root: Path) -> Iterator[tuple[str, str]]:
     """Yield module name and text of each readable source file, in order."""
-    files = [root] if root.is_file() else sorted(root.rglob("*.py"))
     prefix = () if library == "python" else (library,)
-    for file in files:
+    for file in _files(root):
         parts = () if file == root else file.relative_to(root).parts
-        if _SKIPPED.intersection(parts):
-            continue
         parts = prefix + tuple(part.removesuffix(".py") for part in parts)
         if parts[-1] == "__init__":
             parts = parts[:-1]
         try:
             source = importlib.util.decode_source(file.read_bytes())
             source.encode()
-        except (UnicodeError, SyntaxError):  # made to be wrong, for tests
+        except (OSError, UnicodeError, SyntaxError):
             continue
         yield ".".join(parts), source
+
+
+def _files(root: Path) -> list[Path]:
+    if root.is_file():
+        return [root]
+    return [
+        file
+        for file in sorted(root.rglob("*.py"))
+        if file.is_file()
+        and not _SKIPPED.intersection(file.relative_to(root).parts)
+    ]
 
 
 def _docstrings(roots: dict[str, Path]) -> Iterator[Entry]:
@@ -222,12 +236,10 @@ def _docstrings(roots: dict[str, Path]) -> Iterator[Entry]:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of their escapes
-                    tree = ast.parse(source)
-            except (SyntaxError, ValueError, RecursionError):
+                    found = list(_documented(ast.parse(source), module))
+            except (SyntaxError, ValueError, RecursionError, MemoryError):
                 continue
-            for place, name, kind, signature, text in _documented(
-                tree, module
-            ):
+            for place, name, kind, signature, text in found:
                 text = _clean(text)
                 if len(text) >= SHORTEST:
                     yield Entry(library, place, name, kind, signature, text)
@@ -247,20 +259,24 @@ def _documented(
     node: ast.AST, module: str, name: str = "", parent: str = "module"
 ) -> Iterator[_Docstring]:
     """Yield the docstrings of a node and of all that it holds, in order."""
-    kind, signature = parent, ""
+    kind = parent
+    is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     if isinstance(node, ast.ClassDef):
         kind = "class"
-    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+    elif is_function:
         kind = "method" if parent == "class" else "function"
-        signature = f"({ast.unparse(node.args)})"
-    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+    if is_function or isinstance(node, ast.ClassDef):
         name = f"{name}.{node.name}" if name else node.name
     elif isinstance(node, ast.Expr):
         yield from _added(node.value, module)
-    if isinstance(
-        node,
-        ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef,
-    ) and (text := ast.get_docstring(node, clean=False)):
+    elif isinstance(node, ast.Assign):  # cholesky = add_docstr(...)
+        for found in _added(node.value, module):
+            target = ast.unparse(node.targets[0])
+            yield found._replace(module=module, name=target)
+    if (is_function or isinstance(node, ast.ClassDef | ast.Module)) and (
+        text := ast.get_docstring(node, clean=False)
+    ):
+        signature = f"({ast.unparse(node.args)})" if is_function else ""
         yield _Docstring(module, name, kind, signature, text)
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
@@ -272,22 +288,20 @@ def _added(call: ast.expr, module: str) -> Iterator[_Docstring]:
 
     Such as add_docstr(torch.abs, "...") or add_newdoc("airy", "...").
     """
-    if not isinstance(call, ast.Call) or not call.args:
+    if not isinstance(call, ast.Call):
         return
-    if ast.unparse(call.func).split(".")[-1] not in _ADDERS:
-        return
-    *names, text = [
+    adder = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    parts = [
         part
         for arg in call.args
         for part in (arg.elts if isinstance(arg, ast.Tuple) else [arg])
     ]
-    words = [
-        part.value if isinstance(part, ast.Constant) else ast.unparse(part)
-        for part in names
-    ]
-    filled = _literal(text)
-    if not words or not all(isinstance(w, str) for w in (*words, filled)):
+    if adder not in _ADDERS or len(parts) < 2:
         return
+    text = _literal(parts.pop())
+    if text is None:
+        return
+    words = [_literal(part) or ast.unparse(part) for part in parts]
     qualified = ".".join(words)
     library = module.split(".")[0]
     if len(words) > 1 and words[0].startswith(library):
@@ -296,17 +310,22 @@ def _added(call: ast.expr, module: str) -> Iterator[_Docstring]:
         place, _, name = qualified.rpartition(".")
     else:
         place, name = module, qualified
-    yield _Docstring(place, name, "function", "", filled)
+    yield _Docstring(place, name, "function", "", text)
 
 
 def _literal(node: ast.expr) -> str | None:
     """Return the string that an expression spells out, if it is one.
 
-    What "{name}".format(...) fills in is known only when it is run; the
-    name stands for it.
+    What format or an f-string fills in is known only when it is run; the
+    name stands for it, or three dots.
     """
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else None
+    if isinstance(node, ast.JoinedStr):
+        return "".join(
+            _literal(part) or getattr(part.value, "id", "...")
+            for part in node.values
+        )
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         left, right = _literal(node.left), _literal(node.right)
         return None if left is None or right is None else left + right
@@ -320,7 +339,8 @@ def _literal(node: ast.expr) -> str | None:
 
 def _clean(text: str) -> str:
     """Dedent, drop spaces at ends of lines, keep one empty line of several."""
-    text = inspect.cleandoc(text)
+    # An escape may spell half of a character, which no encoding can write.
+    text = inspect.cleandoc(text.encode("utf8", "replace").decode("utf8"))
     text = re.sub(r"[^\S\n]+$", "", text, flags=re.MULTILINE)
     return re.sub(r"\n{3,}", "\n\n", text).strip()
 
@@ -345,10 +365,25 @@ def _cache_folder() -> Path:
     return Path(base) / "scratch"
 
 
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(
+            f"cache must be a folder that can be written, got {folder} "
+            f"({error.strerror}); SCRATCH_CACHE can name another"
+        ) from error
+
+
 def _fingerprint(roots: dict[str, Path], versions: dict[str, str]) -> str:
     """Return a name for what this code finds in these libraries."""
     parts = [Path(__file__).read_text(encoding="utf8")]
-    parts += [f"{name} {versions[name]} {roots[name]}" for name in roots]
+    for name, root in roots.items():
+        parts.append(f"{name} {versions[name]} {root}")
+        if versions[name] == "unknown":  # nothing else tells that it changed
+            stats = [(file, file.stat()) for file in _files(root)]
+            parts += [f"{f} {s.st_mtime_ns} {s.st_size}" for f, s in stats]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

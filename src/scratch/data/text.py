@@ -60,20 +60,21 @@ def load_text(
 def _read(file: Path, encoding: str) -> str:
     raw = file.read_bytes()
     marked = next((name for mark, name in _MARKS if raw.startswith(mark)), "")
-    wide = (marked or encoding).lower().replace("_", "-")
-    if b"\0" in raw and not wide.startswith(("utf-16", "utf-32")):
+    name = codecs.lookup(marked or encoding).name
+    if b"\0" in raw and not name.startswith(("utf-16", "utf-32")):
         raise ValueError(
             f"path must hold text, got a binary file: {file} has a zero "
             f"byte at offset {raw.index(0)}; suffixes=(...) chooses files"
         )
     try:
-        text = raw.decode(marked or encoding)
+        text = raw.decode(name)
     except UnicodeDecodeError as error:
+        # What was decoded may begin behind the mark.
+        offset = len(raw) - len(error.object) + error.start
         raise ValueError(
-            f"encoding must be that of the file, got "
-            f"{marked or encoding}: {file} has the byte "
-            f"0x{raw[error.start]:02x} at offset {error.start}; older "
-            "files from Windows are often cp1252"
+            f"encoding must be that of the file, got {name}: {file} has "
+            f"the byte 0x{raw[offset]:02x} at offset {offset}; older files "
+            "from Windows are often cp1252"
         ) from error
     if not text.strip():
         raise ValueError(f"path must hold text, got an empty file: {file}")
