@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from scratch.exercises.tokenization import (
@@ -46,6 +47,16 @@ def by_looking_back(ids, pair, new_id):
     return merged
 
 
+def by_looking_back_at_any_id(ids, pair, new_id):
+    merged = []
+    for token_id in ids:
+        if merged and (merged[-1], token_id) == pair:
+            merged[-1] = new_id
+        else:
+            merged.append(token_id)
+    return merged
+
+
 def by_deleting_in_a_copy(ids, pair, new_id):
     ids = list(ids)
     i = 0
@@ -58,7 +69,14 @@ def by_deleting_in_a_copy(ids, pair, new_id):
 
 @pytest.mark.parametrize(
     "answer",
-    [merge_pair, by_skipping, by_looking_back, by_deleting_in_a_copy],
+    [
+        merge_pair,
+        by_skipping,
+        by_looking_back,
+        by_deleting_in_a_copy,
+        by_looking_back_at_any_id,
+        lambda ids, pair, new_id: np.array(merge_pair(ids, pair, new_id)),
+    ],
 )
 def test_merge_pair_accepts(answer):
     verdict = check_merge_pair(answer)
@@ -146,10 +164,23 @@ def drops_the_left(ids, pair, new_id):
     ]
 
 
+def as_strings(ids, pair, new_id):
+    return [str(i) for i in merge_pair(ids, pair, new_id)]
+
+
+def as_fractions(ids, pair, new_id):
+    return [i + 0.7 for i in merge_pair(ids, pair, new_id)]
+
+
+def the_same_list(ids, pair, new_id):
+    merged = merge_pair(ids, pair, new_id)
+    return ids if merged == ids else merged
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (loses_the_last, r"must be \[9, 3\], got \[9\]"),
+        (loses_the_last, r"must be \[9, 3\], got \[9\]. .* the last id too"),
         (overlapping, "do not use an id twice"),
         (from_the_right, "Scan from the left"),
         (in_any_order, "order within the pair"),
@@ -158,12 +189,15 @@ def drops_the_left(ids, pair, new_id):
         (in_place, "in place"),
         (as_text, "as numbers"),
         (as_bytes, "raised ValueError|beyond 255"),
-        (drops_the_left, r"must be \[9, 3\]"),
+        (drops_the_left, "must be .* in the place of both"),
         (lambda ids, pair, new_id: None, "returned None"),
-        (lambda ids, pair, new_id: ids, "was not replaced"),
+        (lambda ids, pair, new_id: ids, "Put the new id in the place of both"),
         (lambda ids, pair: ids, "raised TypeError"),
         (merge_pair([1], (1, 1), 2), "without calling"),
         (lambda ids, pair, new_id: 9, "must be a list of ids"),
+        (as_strings, r"are integers, got \['9'\]"),
+        (as_fractions, r"are integers, got \[9\.7\]"),
+        (the_same_list, "returned the list that it was given"),
     ],
 )
 def test_merge_pair_says_what_is_wrong(answer, words):
@@ -322,7 +356,46 @@ def one_ahead(tokens):
     yield decoder.decode(held, final=True)
 
 
-@pytest.mark.parametrize("answer", [incremental, only_what_is_text, one_ahead])
+def by_reason(tokens):
+    rest = b""
+    for token in tokens:
+        rest += token
+        text = ""
+        while rest:
+            try:
+                text, rest = text + rest.decode(), b""
+            except UnicodeDecodeError as error:
+                text += rest[: error.start].decode()
+                if error.reason == "unexpected end of data":
+                    rest = rest[error.start :]
+                    break
+                text += "\N{REPLACEMENT CHARACTER}"
+                rest = rest[error.end :]
+        yield text
+    yield rest.decode(errors="replace")
+
+
+def by_length(tokens):
+    """Waits at a byte that begins no character until four have come."""
+    rest = b""
+    for token in tokens:
+        rest += token
+        for n in range(4):
+            try:
+                yield rest[: len(rest) - n].decode()
+            except UnicodeDecodeError:
+                continue
+            rest = rest[len(rest) - n :]
+            break
+        else:
+            yield rest[:-3].decode(errors="replace")
+            rest = rest[-3:]
+    yield rest.decode(errors="replace")
+
+
+@pytest.mark.parametrize(
+    "answer", [incremental, only_what_is_text, by_reason, by_length]
+)
 def test_decode_stream_accepts(answer):
     verdict = check_decode_stream(answer)
     assert verdict, verdict.message
@@ -371,6 +444,38 @@ def waits_for_valid(tokens):
         held = b""
 
 
+def waits_until_all_is_valid(tokens):
+    held = b""
+    for token in tokens:
+        held += token
+        try:
+            yield held.decode()
+        except UnicodeDecodeError:
+            continue
+        held = b""
+    yield held.decode(errors="replace")
+
+
+def stops_at_a_bad_byte(tokens):
+    held = b""
+    for token in tokens:
+        held += token
+        try:
+            text, rest = held.decode(), b""
+        except UnicodeDecodeError as error:
+            text = held[: error.start].decode()
+            rest = held[error.start :]
+        held = rest
+        yield text
+    yield held.decode(errors="replace")
+
+
+def first_then_rest(tokens):
+    parts = incremental(tokens)
+    yield next(parts)
+    yield "".join(parts)
+
+
 def text_so_far(tokens):
     held = b""
     for token in tokens:
@@ -383,14 +488,24 @@ def text_so_far(tokens):
     [
         (each_alone, "in two tokens"),
         (ignores, "in two tokens"),
-        (strict, "raised UnicodeDecodeError"),
+        (strict, "raised UnicodeDecodeError.* keep what is not complete"),
         (never_ends, "this was all"),
-        (strict_decoder, "raised UnicodeDecodeError"),
-        (at_the_end, "before it gave any text"),
+        (strict_decoder, 'UnicodeDecodeError.* give it errors="replace"'),
+        (at_the_end, "'Re' was complete and only '' had been given"),
         (waits_for_valid, "this was all"),
+        (
+            waits_until_all_is_valid,
+            r"'Return caf' was complete and only 'Return' .* keep only",
+        ),
+        (stops_at_a_bad_byte, "only '' had been given. A byte that no text"),
+        (first_then_rest, "'Return' was complete and only 'Re' had"),
+        (one_ahead, "when token 1 was asked for, 'Re' was complete"),
         (text_so_far, "must give 'sum of' in all"),
         (lambda tokens: None, "Use yield"),
-        (lambda tokens: list(incremental(tokens)), "took 6 tokens"),
+        (
+            lambda tokens: list(incremental(tokens)),
+            "before you ask for the next",
+        ),
         (lambda: iter(()), "raised TypeError"),
     ],
 )

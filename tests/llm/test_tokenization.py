@@ -821,6 +821,21 @@ def test_each_truncated_file_is_named(tmp_path, abc):
             BPETokenizer.load(path)
 
 
+def test_tokens_that_would_fill_the_memory_are_named(tmp_path):
+    # Two bytes, four, eight: the 45 merges of a file of two kilobytes.
+    pairs = [(97, 97)] + [(256 + i, 256 + i) for i in range(44)]
+    merges = {pair: 256 + i for i, pair in enumerate(pairs)}
+    message = r"at most 10,000,000 bytes together, .* \(277, 277\): 278"
+    with pytest.raises(ValueError, match=message):
+        BPETokenizer(merges)
+    path = tmp_path / "bomb.json"
+    BPETokenizer(dict(list(merges.items())[:22])).save(path)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"merges": pairs}))
+    with pytest.raises(ValueError, match=rf"bomb\.json .*{message}"):
+        BPETokenizer.load(path)
+
+
 def test_a_missing_file_is_named(tmp_path, abc):
     with pytest.raises(FileNotFoundError, match=r"none\.json"):
         BPETokenizer.load(tmp_path / "none.json")
@@ -1085,6 +1100,16 @@ def test_merges_that_no_text_reaches_are_no_engine(merges):
     message = r"can learn, got \(97, \d+\): \d+, which no text reaches"
     with pytest.raises(ValueError, match=message):
         BPETokenizer(merges).to_tiktoken()
+
+
+def test_special_tokens_that_begin_alike_are_no_engine():
+    names = ("<b>", "<a>bc", "<a>", "<a>d")
+    tokenizer = BPETokenizer({}, special_tokens=names)
+    ids = tokenizer.encode("<a>bc<a>b", allow_special=True)
+    assert ids == [257, 258, ord("b")]
+    message = "must not begin with one another, got '<a>' and '<a>bc'"
+    with pytest.raises(ValueError, match=message):
+        tokenizer.to_tiktoken()
 
 
 @pytest.mark.parametrize(

@@ -100,14 +100,14 @@ def documentation(
     The first call takes about half a minute and writes what it found to
     the cache, under a name made from the versions of the libraries (or,
     where one has none, its files). Later calls read that file. Two
-    processes may call at once.
+    processes may call at once. A library that is not installed is left
+    out, with a warning that names it.
 
     Args:
         libraries: import names; "python" is the standard library.
         cache: folder for the file, by default $SCRATCH_CACHE, else
             $XDG_CACHE_HOME/scratch, else ~/.cache/scratch.
 
-    Warns of libraries that are not installed, and leaves them out.
     Raises: ValueError if none is installed, a name comes twice, or the
         cache cannot be written.
     """
@@ -129,12 +129,12 @@ def source_code(libraries: Sequence[str] = LIBRARIES) -> Corpus:
     """Return the Python source files of installed libraries, none twice.
 
     About five times the text of documentation(), for training at scale.
-    Tests are left out. Reading takes seconds, so nothing is cached.
+    Tests are left out. Reading takes seconds, so nothing is cached. A
+    library that is not installed is left out, with a warning.
 
     Args:
         libraries: import names; "python" is the standard library.
 
-    Warns of libraries that are not installed, and leaves them out.
     Raises: ValueError if none is installed or a name comes twice.
     """
     roots, missing = _find(libraries)

@@ -1,5 +1,7 @@
 """Checkers for the exercises of the chapter on tokenization."""
 
+import codecs
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,13 +17,18 @@ def check_merge_pair(
     """Check my_merge_pair(ids, pair, new_id) -> ids with the pair replaced.
 
     >>> check_merge_pair(lambda ids, pair, new_id: ids)
-    Not yet: my_merge_pair([1, 2, 3], (1, 2), 9) must be [9, 3], got \
-[1, 2, 3]. The pair stands there and was not replaced
+    Not yet: my_merge_pair([1, 2], (1, 2), 9) must be [9], got [1, 2]. \
+Put the new id in the place of both ids of the pair
     """
     for ids, pair, hint in (
-        ([1, 2, 3], (1, 2), "The pair stands there and was not replaced"),
+        (
+            [1, 2],
+            (1, 2),
+            "Put the new id in the place of both ids of the pair",
+        ),
+        ([1, 2, 3], (1, 2), "What is no pair stays, the last id too"),
         ([3, 1, 2], (1, 2), "The pair may stand at the very end"),
-        ([1, 2, 3], (2, 9), "What is no pair stays, the last id too"),
+        ([1, 2, 3], (2, 4), "What is no pair stays as it is"),
         ([1, 2, 3, 1, 2], (1, 2), "Replace each occurrence"),
         ([3, 1, 2], (2, 1), "The order within the pair counts"),
         ([1, 3, 2], (1, 2), "Only neighbors are a pair"),
@@ -51,6 +58,11 @@ def check_merge_pair(
                 f"{shown} changed its argument in place. Build a new list"
             )
         _expect_ids(shown, actual, right_merge_pair(ids, pair, 9), hint)
+        if actual is given:
+            raise Mistake(
+                f"{shown} returned the list that it was given. Build a new "
+                "one, also where there is nothing to merge"
+            )
 
 
 @checker
@@ -122,7 +134,7 @@ def check_decode_stream(
     )
     ends = (
         "At the end, what never became complete must come out as U+FFFD: "
-        "tell the decoder that this was all"
+        'tell the decoder that this was all, and give it errors="replace"'
     )
     for tokens, hint in (
         ([b"sum", b" of"], ""),
@@ -136,40 +148,67 @@ def check_decode_stream(
     ):
         shown = f"decode_stream({tokens})"
         parts = attempt(shown, decode_stream, iter(tokens))
-        text = attempt(shown, _joined, shown, parts)
+        if parts is None:
+            raise Mistake(f"{shown} returned None. Use yield")
+        try:
+            text = attempt(shown, "".join, parts)
+        except Mistake as mistake:
+            if isinstance(mistake.__cause__, UnicodeDecodeError):
+                raise Mistake(f"{mistake}. {hint}") from mistake
+            raise
         expected = b"".join(tokens).decode(errors="replace")
         if text != expected:
             raise Mistake(
                 f"{shown} must give {expected!r} in all, got {text!r}. "
                 f"{hint}".rstrip()
             )
-    _expect_early_text(decode_stream)
-
-
-def _joined(shown: str, parts: Any) -> str:
-    if parts is None:
-        raise Mistake(f"{shown} returned None. Use yield")
-    return "".join(parts)
+    _expect_early_text(
+        decode_stream,
+        [b"Re", b"turn", b" caf\xc3", b"\xa9 \xe2\x88", b"\x91", b"!"],
+        hint="Yield what is complete before you ask for the next token, and "
+        "keep only the bytes of the character that is not",
+    )
+    _expect_early_text(
+        decode_stream,
+        [b"\xff", b"a", b"hello", b" ", b"world", b"!"],
+        hint="A byte that no text has must not hold up what comes after it",
+        patience=3,
+    )
 
 
 def _expect_early_text(
     decode_stream: Callable[[Iterable[bytes]], Iterator[str]],
+    tokens: list[bytes],
+    *,
+    hint: str,
+    patience: int = 0,
 ) -> None:
-    taken = []
+    """Raise a Mistake if text is held back that could have been given.
 
-    def tokens() -> Iterator[bytes]:
-        for token in (b"Re", b"turn", b" the", b" sum", b"\xc2", b"\xb2"):
-            taken.append(token)
+    Args:
+        patience: bytes after which a decoder must have given up on one
+            that begins no character.
+    """
+    parts: list[str] = []
+    given = []  # when each token was asked for
+
+    def feed() -> Iterator[bytes]:
+        for token in tokens:
+            given.append("".join(parts))
             yield token
 
-    for part in decode_stream(tokens()):
-        if part:
-            break
-    if len(taken) > 2:
-        raise Mistake(
-            f"decode_stream took {len(taken)} tokens before it gave any "
-            "text. Yield the text of a token before you ask for the next"
-        )
+    for part in decode_stream(feed()):
+        parts.append(part)
+    for n, text in enumerate(given):
+        seen = b"".join(tokens[:n])
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        due = decoder.decode(seen[: max(len(seen) - patience, 0)])
+        if len(text) < len(due):
+            raise Mistake(
+                f"in decode_stream({tokens}), when token {n} was asked for, "
+                f"{due!r} was complete and only {text!r} had been given. "
+                f"{hint}"
+            )
 
 
 def _expect_ids(
@@ -178,10 +217,11 @@ def _expect_ids(
     if actual is None:
         raise Mistake(f"{shown} returned None. Is there a return?")
     try:
-        actual = [int(token_id) for token_id in actual]
-    except (TypeError, ValueError):
+        actual = [operator.index(token_id) for token_id in actual]
+    except TypeError:
         raise Mistake(
-            f"{shown} must be a list of ids, got {actual!r}"
+            f"{shown} must be a list of ids, which are integers, "
+            f"got {actual!r}"
         ) from None
     if actual != expected:
         raise Mistake(f"{shown} must be {expected}, got {actual}. {hint}")

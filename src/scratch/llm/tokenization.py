@@ -33,6 +33,7 @@ _GPT2_FILES = {  # and their SHA-256
     "f612a97c5d1cdaf36ed2256dbf636783",
 }
 _MOST_CACHED = 100_000  # pieces whose ids a tokenizer remembers
+_MOST_BYTES = 10_000_000  # of all tokens together; GPT-2's have 320,000
 _LONG = 64  # bytes; pieces above it are rare, and slow to merge by scanning
 
 Pair = tuple[int, int]
@@ -259,9 +260,10 @@ class BPETokenizer:
         byte_order: the byte values of ids 0 to 255; GPT-2 has its own.
 
     Raises: ValueError if merges do not count up from 256 or use an id
-        before it exists, if byte_order is not a permutation of 0 to 255,
-        if a special token is empty or comes twice, or if pattern is no
-        regular expression.
+        before it exists, if the tokens have more than ten million bytes
+        together, if byte_order is not a permutation of 0 to 255, if a
+        special token is empty or comes twice, or if pattern is no regular
+        expression.
     """
 
     def __init__(
@@ -367,9 +369,18 @@ class BPETokenizer:
         On hundreds of thousands of spaces in a row it panics, and so does
         tiktoken's own tokenizer for GPT-2.
 
-        Raises: ValueError if a merge can never be reached; tiktoken, which
-            knows tokens and no merges, would give other ids.
+        Raises: ValueError if a merge can never be reached, since tiktoken,
+            which knows tokens and no merges, would give other ids; or if
+            one special token begins with another, since tiktoken need not
+            take the longest.
         """
+        names = sorted(self.special_tokens)
+        for shorter, longer in pairwise(names):
+            if longer.startswith(shorter):
+                raise ValueError(
+                    "special_tokens must not begin with one another, got "
+                    f"{shorter!r} and {longer!r}"
+                )
         earlier: dict[Pair, int] = {}
         for (left, right), new_id in self.merges.items():
             ids = [self._id_of_byte[b] for b in self.vocabulary[new_id]]
@@ -406,6 +417,9 @@ class BPETokenizer:
     @classmethod
     def load(cls, path: Path | str) -> "BPETokenizer":
         """Read what save wrote.
+
+        The file holds no code, but a pattern, which can be written so that
+        it runs for years. Load files of people whom you trust.
 
         Raises: FileNotFoundError if path is missing; ValueError, naming
             path, if it is damaged or was not written by save.
@@ -463,7 +477,7 @@ def gpt2_tokenizer(*, download: bool = True) -> BPETokenizer:
         ranks = tiktoken.get_encoding("gpt2")._mergeable_ranks
     except (OSError, ValueError) as error:
         raise OSError(
-            "GPT-2's vocabulary is not to be had: tried "
+            "GPT-2's vocabulary is not available: tried "
             f"{tried}. It is two files, to be stored as "
             + " and ".join(
                 f"{file.name} (from {url})"
@@ -524,6 +538,7 @@ def _spell_out(
 ) -> list[bytes]:
     """Return the bytes of each token, by id."""
     vocabulary = [bytes([byte]) for byte in byte_order]
+    n_bytes = N_BYTES
     for (left, right), new_id in merges.items():
         if new_id != len(vocabulary):
             raise ValueError(
@@ -534,6 +549,13 @@ def _spell_out(
             raise ValueError(
                 "merges must join tokens that exist before, got "
                 f"{(left, right)}: {new_id}"
+            )
+        # Tokens that double in each merge would fill any memory.
+        n_bytes += len(vocabulary[left]) + len(vocabulary[right])
+        if n_bytes > _MOST_BYTES:
+            raise ValueError(
+                f"merges must make tokens of at most {_MOST_BYTES:,} bytes "
+                f"together, got more at {(left, right)}: {new_id}"
             )
         vocabulary.append(vocabulary[left] + vocabulary[right])
     return vocabulary
