@@ -59,7 +59,13 @@ def waves_in_numpy(n_positions, d_model):
 
 @pytest.mark.parametrize(
     "answer",
-    [waves_by_loops, waves_in_float32, waves_in_numpy, sinusoidal_positions],
+    [
+        waves_by_loops,
+        waves_in_float32,
+        waves_in_numpy,
+        sinusoidal_positions,
+        lambda n, d: list(sinusoidal_positions(n, d)),
+    ],
 )
 def test_sinusoidal_positions_accepts(answer):
     verdict = check_sinusoidal_positions(answer)
@@ -119,6 +125,22 @@ def degrees(n_positions, d_model):
         (ten_thousand_rows, r"shape \(20001, 8\), got \(10000, 8\)"),
         (scaled_to_the_longest, "its position alone"),
         (of_right(lambda p: p[None]), r"shape \(3, 6\), got \(1, 3, 6\)"),
+        (waves(base=20_000), r"row 1 of .* must be \["),
+        (of_right(lambda p: p.to(torch.complex64)), "must hold real numbers"),
+        (
+            lambda n, d: sinusoidal_positions(n, d).clamp(max=1 - (d == 64)),
+            r"my_positions\(4, 64\)",
+        ),
+        (
+            lambda n, d: sinusoidal_positions(n, d) if n < 100 else None,
+            r"20001, 8\) returned None",
+        ),
+        (
+            lambda n, d: (
+                [[0.0], [0.0, 1.0]] if n > 100 else sinusoidal_positions(n, d)
+            ),
+            r"20001, 8\) must be a number or a tensor, got a list",
+        ),
         (lambda n, d: None, "returned None"),
         (lambda n: torch.zeros(n, 6), "raised TypeError"),
         (sinusoidal_positions(3, 6), "without calling it"),
@@ -146,6 +168,16 @@ def of_autograd(grad_output, ids, vocab_size):
     return torch.autograd.grad(table[ids], table, grad_output)[0]
 
 
+def sparse(grad_output, ids, vocab_size):
+    rows = grad_output.reshape(-1, grad_output.shape[-1])
+    return torch.sparse_coo_tensor(
+        ids.reshape(1, -1),
+        rows,
+        (vocab_size, rows.shape[-1]),
+        check_invariants=True,
+    )
+
+
 def with_numpy(grad_output, ids, vocab_size):
     grad = np.zeros((vocab_size, grad_output.shape[-1]))
     np.add.at(grad, ids.numpy(), grad_output.numpy())
@@ -154,7 +186,14 @@ def with_numpy(grad_output, ids, vocab_size):
 
 @pytest.mark.parametrize(
     "answer",
-    [by_product, by_loops, of_autograd, with_numpy, embedding_backward],
+    [
+        by_product,
+        by_loops,
+        of_autograd,
+        with_numpy,
+        sparse,
+        embedding_backward,
+    ],
 )
 def test_embedding_backward_accepts(answer):
     verdict = check_embedding_backward(answer)
@@ -219,8 +258,15 @@ def spoils_its_argument(grad_output, ids, vocab_size):
             lambda g, i, v: i.bincount(minlength=v)[:, None].expand(-1, 3),
             "counts the tokens",
         ),
-        (one_dimension_only, r"ids \(2, 5\).*shape \(7, 2\), got \(2, 7, 2\)"),
-        (at_most_two, "Every one of the repeated|in front of the last"),
+        (
+            one_dimension_only,
+            r"shape \(2, 5\).*shape \(7, 2\), got \(2, 7, 2\). Flatten",
+        ),
+        (at_most_two, "Every one of the repeated|Flatten"),
+        (
+            lambda g, i, v: by_product(g, i, v) * (i.ndim < 3),
+            r"ids of shape \(2, 3, 2\)",
+        ),
         (lambda g, i, v: by_product(g, i, v) + 1e-3, "Row i is the sum"),
         (spoils_its_argument, "in place"),
         (lambda g, i, v: by_product(g, i, 4), r"shape \(7, 2\)|raised"),
@@ -301,9 +347,44 @@ def empties_its_list(ids, window):
             "looks to the right only",
         ),
         (lambda i, w: 2 * by_places(i, w), "has every pair twice"),
-        (lambda i, w: by_places(i, w + 1), r"must not hold \(6, 8\), \(7, 9"),
-        (lambda i, w: by_places(i, max(w - 1, 1)), r"lacks \(1, 3\), \(2, 4"),
-        (lambda i, w: by_places(i, 1), r"lacks \(1, 3\)"),
+        (lambda i, w: by_places(i, w + 1), "one place too far"),
+        (lambda i, w: by_places(i, w + 2), r"must not hold \(6, 8\)"),
+        (lambda i, w: by_places(i, max(w - 1, 1)), "stops one place short:"),
+        (lambda i, w: by_places(i, 1), "stops one place short:"),
+        (
+            lambda i, w: [
+                (i[a], i[b])
+                for a in range(len(i))
+                for b in range(max(a - w, 0), min(a + w, len(i)))
+                if a != b
+            ],
+            "one place short on the right",
+        ),
+        (
+            lambda i, w: [
+                (center, context)
+                for a, center in enumerate(i)
+                for context in i[a - w : a] + i[a + 1 : a + w + 1]
+            ],
+            r"\[1, 2, 3, 4, 5\], 2\) loses pairs at the start",
+        ),
+        (
+            lambda i, w: [
+                (a, b)
+                for a in i
+                for b in i[max(i.index(a) - w, 0) : i.index(a)]
+                + i[i.index(a) + 1 : i.index(a) + w + 1]
+            ],
+            r"\[4, 4, 4\], 1\) has \(4, 4\) too few times.*ids.index",
+        ),
+        (
+            lambda i, w: [f"{a}{b}" for a, b in by_places(i, w)],
+            "list of tuples",
+        ),
+        (
+            lambda i, w: [(a + 0.9, b) for a, b in by_places(i, w)],
+            "list of tuples",
+        ),
         (
             lambda i, w: sorted(set(by_places(i, w))),
             r"\[4, 4, 4\].*too few times",

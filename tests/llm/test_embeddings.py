@@ -1074,3 +1074,19 @@ def test_more_neighbors_than_there_are_are_refused(k):
     with pytest.raises(ValueError, match=rf"k must be in \[1, 10\], got {k}$"):
         nearest(torch.randn(V, 3), 2, k)
     assert len(nearest(torch.randn(V, 3), 2, V - 1)[0]) == V - 1
+
+
+def test_an_empty_batch_has_no_mean():
+    none = torch.zeros(0, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"at least one pair$"):
+        make("skip-gram")(none, none, none.reshape(0, 3))
+
+
+def test_a_single_id_is_no_batch_of_texts():
+    with pytest.raises(ValueError, match=r"shape \(B, T\), got \(\)$"):
+        make("input")(torch.tensor(3))
+
+
+def test_vectors_of_no_numbers_have_a_gradient_of_none():
+    ids = torch.tensor([[1, 2, 1]])
+    assert embedding_backward(torch.ones(1, 3, 0), ids, V).shape == (V, 0)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from operator import index
 from typing import Any
 
 import torch
@@ -30,28 +31,29 @@ def check_sinusoidal_positions(
     from position 0.
 
     >>> check_sinusoidal_positions(lambda n, d: torch.zeros(n, d))
-    Not yet: my_positions(3, 6) must be [0, 1, 0, 1, 0, 1, ...], got \
-[0, 0, 0, 0, 0, 0, ...]. Row t holds sin(w_0 t), cos(w_0 t), sin(w_1 t), ...
+    Not yet: row 0 of my_positions(3, 6) must be [0, 1, 0, 1, 0, 1], got \
+[0, 0, 0, 0, 0, 0]. Row t holds sin(w_0 t), cos(w_0 t), sin(w_1 t), ...
     """
-    for n_positions, d_model in ((3, 6), (1, 2), (5, 4)):
+    for n_positions, d_model in ((3, 6), (1, 2), (5, 4), (4, 64)):
         shown = f"my_positions({n_positions}, {d_model})"
-        actual = attempt(shown, my_positions, n_positions, d_model)
+        actual = _stacked(attempt(shown, my_positions, n_positions, d_model))
         _expect_real_numbers(shown, actual)
         hint = recognize(actual, _slips_of_waves(n_positions, d_model)) or (
             "Row t holds sin(w_0 t), cos(w_0 t), sin(w_1 t), ..."
         )
-        expect_close(shown, actual, _waves(n_positions, d_model), hint)
+        expected = _waves(n_positions, d_model)
+        _expect_rows_close(shown, actual, expected, hint)
     # Far from the start, where other constants and rounded angles show.
     shown = "my_positions(20001, 8)"
-    actual = attempt(shown, my_positions, 20_001, 8)
+    actual = _stacked(attempt(shown, my_positions, 20_001, 8))
+    _expect_real_numbers(shown, actual)
     expected = _waves(20_001, 8)
-    if torch.as_tensor(actual).shape != expected.shape:
-        raise Mistake(
-            f"{shown} must have shape {tuple(expected.shape)}, "
-            f"got {tuple(torch.as_tensor(actual).shape)}"
-        )
+    numbers = _as_numbers(actual)
+    if numbers is None or numbers.shape != expected.shape:
+        expect_close(shown, actual, expected)
+        raise AssertionError("no such shape is close")
     # A float32 angle of 20 000 is off by up to a thousandth.
-    far = torch.as_tensor(actual).detach().double()
+    far = numbers
     if not torch.allclose(far, expected, rtol=0, atol=3e-3):
         worst = int((far - expected).abs().amax(dim=1).argmax())
         raise Mistake(
@@ -61,7 +63,40 @@ def check_sinusoidal_positions(
         )
 
 
+def _stacked(answer: Any) -> Any:
+    """Make one tensor of a list of rows."""
+    rows = answer if isinstance(answer, list | tuple) else []
+    if rows and all(isinstance(row, Tensor) for row in rows):
+        if len({row.shape for row in rows}) == 1:
+            return torch.stack(list(rows))
+    return answer
+
+
+def _as_numbers(actual: Any) -> Tensor | None:
+    try:
+        return torch.as_tensor(actual).detach().double()
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _expect_rows_close(
+    shown: str, actual: Any, expected: Tensor, hint: str
+) -> None:
+    """Like expect_close, but show the first row that is wrong."""
+    numbers = _as_numbers(actual)
+    if numbers is not None and numbers.shape == expected.shape:
+        for t, (row, right) in enumerate(zip(numbers, expected, strict=True)):
+            expect_close(f"row {t} of {shown}", row, right, hint)
+    else:
+        expect_close(shown, actual, expected, hint)
+
+
 def _expect_real_numbers(shown: str, actual: Any) -> None:
+    if isinstance(actual, Tensor) and actual.is_complex():
+        raise Mistake(
+            f"{shown} must hold real numbers, got {actual.dtype}. The two "
+            "coordinates of a hand stand side by side, sine first"
+        )
     if isinstance(actual, Tensor) and not actual.is_floating_point():
         raise Mistake(
             f"{shown} must hold floats, got {actual.dtype}. A tensor made "
@@ -139,7 +174,7 @@ def check_embedding_backward(
     rows = [[1.0, 0.0, 2.0], [3.0, 1.0, 0.0], [0.0, 1.0, 1.0]]
     slopes, ids = torch.tensor(rows), torch.tensor([0, 2, 0])
     shown = "my_backward([[1, 0, 2], [3, 1, 0], [0, 1, 1]], [0, 2, 0], 4)"
-    actual = call(shown, my_backward, slopes, ids, 4)
+    actual = _dense(call(shown, my_backward, slopes, ids, 4))
     hint = recognize(actual, _slips_of_backward(slopes, ids, 4)) or (
         "Row i is the sum of the slopes at the places where id i stands."
     )
@@ -147,14 +182,25 @@ def check_embedding_backward(
 
     for given, shape, n_rows, hint in (
         (
-            "ids (2, 5)",
+            "ids of shape (2, 5)",
             (2, 5),
             7,
-            "All dimensions in front of the last are places.",
+            "Flatten ids, and grad_output to rows of d_model, first.",
         ),
-        ("ids (), one token", (), 5, "A single id has no dimension at all."),
         (
-            "ids (30,) of 3 tokens",
+            "ids of shape (2, 3, 2)",
+            (2, 3, 2),
+            7,
+            "Flatten ids, and grad_output to rows of d_model, first.",
+        ),
+        (
+            "ids of shape (), one token",
+            (),
+            5,
+            "A single id has no dimension at all.",
+        ),
+        (
+            "ids of shape (30,) with 3 tokens",
             (30,),
             3,
             "Every one of the repeated slopes must be added.",
@@ -164,9 +210,16 @@ def check_embedding_backward(
         ids = (torch.arange(n) * 5 % 3 + (n_rows > 3)).reshape(shape)
         slopes = torch.arange(2.0 * n).sin().reshape(*shape, 2)
         shown = f"the gradient for {given}, vocab_size={n_rows}"
-        actual = call(shown, my_backward, slopes, ids, n_rows)
+        actual = _dense(call(shown, my_backward, slopes, ids, n_rows))
         expected = embedding_backward(slopes, ids, n_rows)
         expect_close(shown, actual, expected, hint)
+
+
+def _dense(actual: Any) -> Any:
+    """Fill in the zeros that a sparse tensor leaves out."""
+    if isinstance(actual, Tensor) and actual.layout != torch.strided:
+        return actual.to_dense()
+    return actual
 
 
 def _slips_of_backward(
@@ -216,7 +269,8 @@ def check_skip_gram_pairs(
 ) -> None:
     """Check my_pairs(ids, window), a list of (center, context).
 
-    Pairs may come in any order, each as often as it occurs.
+    Pairs may come in any order, each as often as it occurs. Since each pair
+    has its mirror image, (context, center) cannot be told apart.
 
     >>> check_skip_gram_pairs(lambda ids, window: [])
     Not yet: my_pairs([6, 7, 8, 9], 1) lacks (6, 7), (7, 6), (7, 8), ...
@@ -238,7 +292,8 @@ def check_skip_gram_pairs(
         actual = _as_counts(shown, answer)
         expected = _right_pairs(ids, window)
         if actual != expected:
-            raise Mistake(f"{shown} {_difference(ids, actual, expected)}")
+            said = _difference(ids, window, actual, expected)
+            raise Mistake(f"{shown} {said}")
 
 
 def _right_pairs(ids: list[int], window: int) -> Counter[Pair]:
@@ -262,10 +317,10 @@ def _as_counts(shown: str, answer: Any) -> Counter[Pair]:
                 "(center, context), as zip makes of them"
             )
     try:
-        pairs = [tuple(int(word) for word in pair) for pair in answer]
+        pairs = [tuple(index(word) for word in pair) for pair in answer]
     except (TypeError, ValueError):
         raise Mistake(
-            f"{shown} must be a list of tuples (center, context)"
+            f"{shown} must be a list of tuples (center, context) of ids"
         ) from None
     if any(len(pair) != 2 for pair in pairs):
         raise Mistake(
@@ -284,7 +339,10 @@ def _numbers(part: Any) -> list[int] | None:
 
 
 def _difference(
-    ids: list[int], actual: Counter[Pair], expected: Counter[Pair]
+    ids: list[int],
+    window: int,
+    actual: Counter[Pair],
+    expected: Counter[Pair],
 ) -> str:
     """Say what is wrong, by its likely cause where there is one."""
     n = len(ids)
@@ -301,15 +359,41 @@ def _difference(
         )
     places = range(n)
     right = Counter((ids[i], ids[j]) for i in places for j in places if i < j)
-    if actual and actual == expected & right and expected != expected & right:
+    apart = len(set(ids)) == n  # else one side can look like lost repeats
+    if apart and actual and actual == expected & right != expected:
         return "looks to the right only: a context may stand on either side"
     if actual == Counter({pair: 2 * k for pair, k in expected.items()}):
         return "has every pair twice"
+    if actual and actual == _right_pairs(ids, window - 1):
+        return "stops one place short: range(a, b) ends at b - 1"
+    short = Counter(
+        (ids[i], ids[j])
+        for i in places
+        for j in places
+        if i != j and -window <= j - i < window
+    )
+    if n > 2 and actual == short:
+        return (
+            "stops one place short on the right: range(a, b) and ids[a:b] "
+            "end at b - 1, and contexts may stand on either side"
+        )
+    if n > 2 and actual == _right_pairs(ids, window + 1):
+        return "goes one place too far"
+    sliced = Counter(
+        (center, context)
+        for i, center in enumerate(ids)
+        for context in ids[i - window : i] + ids[i + 1 : i + window + 1]
+    )
+    if actual == sliced:
+        return (
+            "loses pairs at the start of the text: in ids[i - window:i] a "
+            "negative index counts from the end"
+        )
     missing, extra = expected - actual, actual - expected
     if missing and set(missing) <= set(actual):
         return (
             f"has {_named(missing)} too few times: count each occurrence, "
-            "words may repeat"
+            "words may repeat (ids.index finds the first alone)"
         )
     if missing:
         return f"lacks {_named(missing)}"

@@ -67,7 +67,7 @@ def embedding_backward(
         )
     d_model = grad_output.shape[-1]
     grad_weight = grad_output.new_zeros(vocab_size, d_model)
-    rows = grad_output.reshape(-1, d_model)
+    rows = grad_output.reshape(ids.numel(), d_model)
     return grad_weight.index_add_(0, ids.reshape(-1), rows)
 
 
@@ -139,8 +139,9 @@ class InputEmbedding(nn.Module):
     """What goes into a GPT: token vector plus position vector, then dropout.
 
     Shapes: ids (B, T) -> (B, T, d_model)
-    Raises: ValueError if T is above context_length, a size is not positive,
-        an id is out of range, or dropout is not in [0, 1).
+    Raises: ValueError if T is above context_length, ids are a single
+        number, a size is not positive, an id is out of range, or dropout is
+        not in [0, 1).
     Source: Radford et al. (2018), section 3.1, equation 2.
     """
 
@@ -168,6 +169,8 @@ class InputEmbedding(nn.Module):
 
     def forward(self, ids: Tensor, *, start: int = 0) -> Tensor:
         """Embed ids that stand at positions start and after."""
+        if isinstance(ids, Tensor) and ids.ndim == 0:
+            raise ValueError("ids must have shape (B, T), got ()")
         x = self.tokens(ids) + self.positions(ids.shape[-1], start=start)
         return self.dropout(x)
 
@@ -212,8 +215,8 @@ class SkipGram(nn.Module):
         centers (B,), contexts (B,), negatives (B, n_negatives)
         result (), the loss in nats per pair
 
-    Raises: ValueError if a size is not positive, the shapes do not fit, or
-        an id is out of range.
+    Raises: ValueError if a size is not positive, the shapes do not fit, the
+        batch is empty, or an id is out of range.
     Source: Mikolov et al. (2013b), section 2.2, equation 4.
     """
 
@@ -241,6 +244,8 @@ class SkipGram(nn.Module):
                 f"(B, n_negatives), got {tuple(centers.shape)}, "
                 f"{tuple(contexts.shape)} and {tuple(negatives.shape)}"
             )
+        if centers.numel() == 0:
+            raise ValueError("a batch must hold at least one pair")
         center = self.centers(centers)  # (B, d_model)
         true = (center * self.contexts(contexts)).sum(dim=-1)  # (B,)
         # (B, n_negatives, d_model) @ (B, d_model, 1)
