@@ -507,6 +507,9 @@ def test_ctrl_c_leaves_no_process_and_a_sound_cache(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # A command started in the background ignores Ctrl-C, and hands
+        # that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for(lambda: pids.exists() and pids.read_text().strip())
     wait_for(lambda: len(list(finished.glob("*/base.ipynb"))) == 1)
