@@ -216,10 +216,9 @@ def _normalized(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
 def check_block(
     my_block: Callable[[Tensor, Layer, Layer, Layer, Layer], Tensor],
 ) -> None:
-    """Check my_block(x, attention_norm, attention, feed_forward_norm, ...).
+    """Check my_block(x, norm_1, attention, norm_2, feed_forward).
 
-    The last four arguments, feed_forward being the fifth, are functions
-    from (B, T, d_model) to (B, T, d_model).
+    The last four are functions from (B, T, d_model) to (B, T, d_model).
     """
     generator = torch.Generator().manual_seed(0)
     block = TransformerBlock(d_model=6, n_heads=2, generator=generator)
