@@ -120,6 +120,7 @@ def always_two(x, n_heads):
         (split_of_lists, "way back"),
         (split_cut_off, "way back"),
         (split_in_integers, "floats"),
+        (lambda x, n: split_heads(x, n).bfloat16(), "as exact as"),
         (split_truncated, "as it is. Rounding"),
         (lambda x, n: split_heads(x.round(), n), "as it is. Rounding"),
         (split_heads(torch.ones(1, 2, 4), 2), "without calling it"),
@@ -234,7 +235,13 @@ def by_sum(x, qkv, mix, n_heads):
     return torch.einsum("bhtd,mhd->btm", found, blocks)
 
 
-@pytest.mark.parametrize("answer", [layer, by_kernel, by_loop, by_sum])
+def in_double(*inputs):
+    return layer(*(i.double() if torch.is_tensor(i) else i for i in inputs))
+
+
+@pytest.mark.parametrize(
+    "answer", [layer, by_kernel, by_loop, by_sum, in_double]
+)
 def test_multi_head_accepts(answer):
     verdict = check_multi_head(answer)
     assert verdict, verdict.message
@@ -266,6 +273,37 @@ def without_root(q, k, v):
     return q * math.sqrt(q.shape[-1]), k, v
 
 
+def masked_with(number):
+    def answer(x, qkv, mix, n_heads):
+        q, k, v = parts_of(x, qkv, n_heads)
+        scores = q @ k.mT / math.sqrt(q.shape[-1])
+        hidden = ~causal_mask(x.shape[1])
+        weights = scores.masked_fill(hidden, number).softmax(-1)
+        return merge_heads(weights @ v) @ mix.mT
+
+    return answer
+
+
+def with_bare_exp(x, qkv, mix, n_heads):
+    q, k, v = parts_of(x, qkv, n_heads)
+    exps = (q @ k.mT / math.sqrt(q.shape[-1])).exp().tril()
+    return merge_heads(exps / exps.sum(-1, keepdim=True) @ v) @ mix.mT
+
+
+def last_head_only(x, qkv, mix, n_heads):
+    found, _ = attend(*parts_of(x, qkv, n_heads), causal_mask(x.shape[1]))
+    return found[:, -1] @ mix.chunk(n_heads, dim=1)[-1].mT
+
+
+def without_slopes(*inputs):
+    with torch.no_grad():
+        return layer(*inputs)
+
+
+def with_weights(x, qkv, mix, n_heads):
+    return attend(x, x, x, causal_mask(x.shape[1]))
+
+
 def one_head(x, qkv, mix, n_heads):
     return layer(x, qkv, mix, 1)
 
@@ -286,6 +324,17 @@ def one_sequence(x, qkv, mix, n_heads):
         (variant(parts=parts_by_head), "of head 1 came first"),
         (variant(turn=lambda q, k, v: (k, q, v)), "exchanged"),
         (variant(turn=lambda q, k, v: (q, k, k)), "averages keys"),
+        (variant(turn=lambda q, k, v: (q, v, k)), "Keys and values are"),
+        (masked_with(0.0), r"exp\(0\) is 1"),
+        (masked_with(-30.0), "trace of the future"),
+        (masked_with(-100.0), "Hide scores with -inf|several thousand"),
+        (with_bare_exp, "subtracts the largest"),
+        (last_head_only, "Only the last head"),
+        (lambda x, *rest: layer(x, *rest) / rest[-1], "mean over the heads"),
+        (lambda x, *rest: layer(x, *rest) + x, "x is added"),
+        (without_slopes, "no slope reaches x"),
+        (lambda x, q, mix, n: layer(x, q, mix.detach(), n), "reaches mix"),
+        (with_weights, "output and weights"),
         (variant(merge=reshaped), "merge mixes"),
         (variant(parts=parts_by_view), "split mixes"),
         (variant(parts=parts_by_view, merge=reshaped), "part of the text"),

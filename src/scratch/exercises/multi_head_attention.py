@@ -1,5 +1,6 @@
 """Checkers for the exercises of the chapter on multi-head attention."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -84,27 +85,114 @@ def check_multi_head(
     mix (d_model, d_model); result (B, T, d_model).
     """
     generator = torch.Generator().manual_seed(0)
-    for n_batch, n_tokens, n_heads, d_head in (
-        *((1, 1, 1, 4), (1, 4, 1, 4), (1, 4, 2, 3)),
-        *((2, 4, 4, 2), (2, 5, 3, 4), (3, 2, 2, 2)),
+    for sizes in (
+        *((1, 4, 1, 4), (1, 4, 2, 3), (2, 4, 4, 2)),
+        *((2, 5, 3, 4), (3, 2, 2, 2), (1, 1, 1, 4)),
     ):
-        d_model = n_heads * d_head
-        x, qkv, mix = (
-            torch.randn(shape, generator=generator)
-            for shape in (
-                (n_batch, n_tokens, d_model),
-                (3 * d_model, d_model),
-                (d_model, d_model),
-            )
-        )
+        n_batch, n_tokens, n_heads, d_head = sizes
+        x, qkv, mix = _random_layer(*sizes, generator)
         shown = (
-            f"my_multi_head for {n_batch} texts of {n_tokens} tokens and "
-            f"{n_heads} heads of width {d_head}"
+            f"my_multi_head for {_count(n_batch, 'text')} of "
+            f"{_count(n_tokens, 'token')} and {_count(n_heads, 'head')} of "
+            f"width {d_head}"
         )
         actual = call(shown, my_multi_head, x, qkv, mix, n_heads)
         _require_tensor(shown, actual)
+        expected = _layer(x, qkv, mix, n_heads)
         hint = recognize(actual, _slips_of_layer(x, qkv, mix, n_heads))
-        expect_close(shown, actual, _layer(x, qkv, mix, n_heads), hint)
+        if actual.shape == expected.shape:
+            for i, t in itertools.product(range(n_batch), range(n_tokens)):
+                place = f"{shown}, text {i}, token {t},"
+                expect_close(place, actual[i, t], expected[i, t], hint)
+        expect_close(shown, actual, expected, hint)
+    x, qkv, mix = _random_layer(1, 5, 2, 3, generator)
+    _require_causal(my_multi_head, x, qkv, mix)
+    _require_stable(my_multi_head, x, qkv, mix)
+    _require_way_back(my_multi_head, x, qkv, mix)
+
+
+def _random_layer(
+    n_batch: int,
+    n_tokens: int,
+    n_heads: int,
+    d_head: int,
+    generator: torch.Generator,
+) -> list[Tensor]:
+    """Return x, qkv and mix."""
+    d_model = n_heads * d_head
+    return [
+        torch.randn(shape, generator=generator)
+        for shape in (
+            (n_batch, n_tokens, d_model),
+            (3 * d_model, d_model),
+            (d_model, d_model),
+        )
+    ]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _require_causal(
+    my_multi_head: Callable[..., Tensor], x: Tensor, qkv: Tensor, mix: Tensor
+) -> None:
+    """A weight that is only small lets a large value through."""
+    shown = "my_multi_head"
+    # Keys of 0, so that each hidden token would get a share of the weight.
+    qkv = qkv.clone()
+    qkv[x.shape[-1] : 2 * x.shape[-1]] = 0
+    changed = x.clone()
+    changed[:, -1] = 1e12
+    before = call(shown, my_multi_head, x, qkv, mix, 2)[:, :-1]
+    after = call(shown, my_multi_head, changed, qkv, mix, 2)[:, :-1]
+    if not torch.allclose(before, after, rtol=1e-4, atol=1e-5):
+        raise Mistake(
+            f"{shown} lets a trace of the future through: a large last "
+            "token changes earlier outputs. Hide scores with -inf before the "
+            "softmax; a finite number leaves a small weight"
+        )
+
+
+def _require_stable(
+    my_multi_head: Callable[..., Tensor], x: Tensor, qkv: Tensor, mix: Tensor
+) -> None:
+    shown = "my_multi_head for x with scores of several thousand"
+    x = 30 * x
+    actual = call(shown, my_multi_head, x, qkv, mix, 2)
+    if not actual.isfinite().all():
+        raise Mistake(
+            f"{shown} gives inf or nan. Use a softmax that subtracts the "
+            "largest score first, such as attend does"
+        )
+    expect_close(shown, actual, _layer(x, qkv, mix, 2))
+
+
+def _require_way_back(
+    my_multi_head: Callable[..., Tensor], x: Tensor, qkv: Tensor, mix: Tensor
+) -> None:
+    inputs = {"x": x, "qkv": qkv, "mix": mix}
+    expected = _slopes(_layer, inputs)
+    actual = _slopes(my_multi_head, inputs)
+    for name, slope in actual.items():
+        if slope is None:
+            raise Mistake(
+                f"my_multi_head cuts the way back: no slope reaches {name}. "
+                "Do not use .data, .detach(), no_grad or numpy on the way"
+            )
+        expect_close(f"the slope of {name}", slope, expected[name])
+
+
+def _slopes(
+    function: Callable[..., Tensor], inputs: dict[str, Tensor]
+) -> dict[str, Tensor | None]:
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs.values()]
+    with torch.enable_grad():
+        result = call("my_multi_head", function, *leaves, 2)
+    slopes = [None] * len(leaves)
+    if result.requires_grad:
+        slopes = torch.autograd.grad(result.sum(), leaves, allow_unused=True)
+    return dict(zip(inputs, slopes, strict=True))
 
 
 def _counted(*shape: int) -> Tensor:
@@ -115,14 +203,20 @@ def _counted(*shape: int) -> Tensor:
 def _require_tensor(shown: str, actual: Any) -> None:
     if actual is None:
         raise Mistake(f"{shown} returned None. Is there a return?")
+    if isinstance(actual, tuple):
+        raise Mistake(
+            f"{shown} must be a tensor, got a tuple. attend returns two "
+            "things, output and weights; one of them is asked for"
+        )
     if not isinstance(actual, Tensor):
         raise Mistake(
             f"{shown} must be a tensor, got a {type(actual).__name__}. "
             "torch.stack and torch.cat make one tensor of several"
         )
-    if not actual.is_floating_point():
+    if actual.dtype not in (torch.float32, torch.float64):
         raise Mistake(
-            f"{shown} must hold floats, as x does, got {actual.dtype}"
+            f"{shown} must hold floats as exact as those of x, "
+            f"got {actual.dtype}"
         )
 
 
@@ -241,6 +335,11 @@ def _slips_of_layer(
         for part in (x @ qkv.mT).chunk(3, dim=-1)
     ]
     viewed, _ = attend(*by_view, mask)
+    blocks = mix.unflatten(1, (n_heads, d_head)).movedim(1, 0)
+    written = found @ blocks.mT  # (B, n_heads, T, d_model)
+    scores = q @ k.mT / math.sqrt(d_head)
+    by_zero = scores.masked_fill(~mask, 0).softmax(-1) @ v
+    right = merge_heads(found) @ mix.mT
     return {
         "The mask is missing: a token sees itself and what stands before "
         "it.": mixed(q, k, v, None),
@@ -262,6 +361,17 @@ def _slips_of_layer(
             *(part.transpose(1, 2) for part in by_head)
         ),
         "Queries and keys are exchanged.": mixed(k, q, v),
+        "Keys and values are exchanged: qkv holds queries, keys, values.": (
+            mixed(q, v, k)
+        ),
+        "The mask sets hidden scores to 0, and exp(0) is 1. Hide them with "
+        "-inf.": merge_heads(by_zero) @ mix.mT,
+        "Only the last head is left. Add what each head writes: y = y + ... "
+        "in the loop.": written[:, -1],
+        "That is the mean over the heads. Their parts are added up.": (
+            right / n_heads
+        ),
+        "x is added. A GPT does that outside the layer.": right + x,
         "That averages keys: the weights belong to the values.": mixed(
             q, k, k
         ),

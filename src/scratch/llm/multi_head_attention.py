@@ -48,8 +48,8 @@ class MultiHeadAttention(nn.Module):
         dropout: probability of dropping an attention weight in training.
         causal: whether a token sees only itself and what stands before.
         fused: whether torch's kernel attends, which gives the same output
-            and need not store the weights; on a CPU it does when it drops
-            some.
+            up to rounding and need not store the weights; on a CPU it does
+            when it drops some.
 
     Shapes: (B, T, d_model) -> (B, T, d_model)
     Raises: ValueError if n_heads does not divide d_model, dropout is not
@@ -92,11 +92,11 @@ class MultiHeadAttention(nn.Module):
             k, v = cache.extend(k, v)
         n_before = k.shape[-2] - n_tokens
         if self.fused:
-            found = self._attend_fused(q, k, v, n_before)
+            outputs = self._attend_fused(q, k, v, n_before)
         else:
             mask = self._mask(n_tokens, n_before, x.device)
-            found, _ = attend(q, k, v, mask, dropout=self.dropout)
-        return self.mix(merge_heads(found))
+            outputs, _ = attend(q, k, v, mask, dropout=self.dropout)
+        return self.mix(merge_heads(outputs))
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values, each (B, n_heads, T, d_head)."""
