@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -45,12 +46,14 @@ def by_neurons(x, W_1, b_1, W_2, b_2):
     return y
 
 
-def in_double(*inputs):
-    return by_torch(*(part.double() for part in inputs))
+def by_sigmoid(x, W_1, b_1, W_2, b_2):
+    z = x @ W_1.T + b_1
+    twice = 2 * (2 / torch.pi) ** 0.5 * (z + 0.044715 * z**3)
+    return (z * twice.sigmoid()) @ W_2.T + b_2
 
 
 @pytest.mark.parametrize(
-    "answer", [by_products, by_torch, by_einsum, by_neurons, in_double]
+    "answer", [by_products, by_torch, by_einsum, by_neurons, by_sigmoid]
 )
 def test_feed_forward_accepts(answer):
     verdict = check_feed_forward(answer)
@@ -104,6 +107,10 @@ def in_place(x, W_1, b_1, W_2, b_2):
     return by_torch(x - 1, W_1, b_1, W_2, b_2)
 
 
+def in_double(*inputs):
+    return by_torch(*(part.double() for part in inputs))
+
+
 @torch.no_grad()
 def cut_off(*inputs):
     return by_torch(*inputs)
@@ -113,9 +120,38 @@ def of_lists(*inputs):
     return by_torch(*inputs).tolist()
 
 
+def detached(k):
+    """The right answer, with one of its inputs cut off."""
+    return lambda *inputs: by_torch(
+        *(part.detach() if i == k else part for i, part in enumerate(inputs))
+    )
+
+
+def tanh_form(z, root=(2 / torch.pi) ** 0.5, cubic=0.044715):
+    return 0.5 * z * (1 + (root * (z + cubic * z**3)).tanh())
+
+
+def tanh_cut_off(z):
+    inner = (2 / torch.pi) ** 0.5 * (z + 0.044715 * z**3)
+    return 0.5 * z * (1 + inner.tanh().detach())
+
+
+def clamped(z):
+    return gelu(z).clamp(max=1000)
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
+        *(
+            (detached(k), f"no way back to {name}")
+            for k, name in enumerate(("x", "W_1", "b_1", "W_2", "b_2"))
+        ),
+        (bent_by(tanh_cut_off), "gradient for x.*cut off"),
+        (bent_by(lambda z: tanh_form(z, cubic=0.0447)), "float64 is off"),
+        (bent_by(lambda z: tanh_form(z, root=0.7979)), "float64"),
+        (bent_by(clamped), "hundred thousand"),
+        (in_double, "must keep torch.float32"),
         (bent_by(lambda z: z), "apply GELU between"),
         (bent_by(torch.relu), "This is ReLU"),
         (bent_by(F.gelu), "normal distribution"),
@@ -127,7 +163,7 @@ def of_lists(*inputs):
         (no_bias, "bend are right. The biases are missing too"),
         (late_bias, "before the bend"),
         (added, "the block's work"),
-        (not_turned, "raised RuntimeError"),
+        (not_turned, "raised RuntimeError.*x @ W_1.T has shape"),
         (summed, "sums over all tokens"),
         (by_exponentials, "torch.tanh stays finite"),
         (in_place, "in place"),
@@ -171,8 +207,29 @@ def as_a_tensor(f, x):
     return torch.tensor(one_at_a_time(f, x))
 
 
+def as_numpy(f, x):
+    return np.all([one_at_a_time(f, x)])
+
+
+def on_a_longer_text(f, x):
+    return one_at_a_time(f, torch.cat([x, x]))
+
+
+def in_float64(f, x):
+    return one_at_a_time(f, x.double())
+
+
 @pytest.mark.parametrize(
-    "answer", [one_at_a_time, token_for_token, permute_and_change, as_a_tensor]
+    "answer",
+    [
+        one_at_a_time,
+        token_for_token,
+        permute_and_change,
+        as_a_tensor,
+        as_numpy,
+        on_a_longer_text,
+        in_float64,
+    ],
 )
 def test_position_wise_accepts(answer):
     verdict = check_position_wise(answer)
@@ -203,6 +260,20 @@ def change_only(f, x):
     return forward_only(f, x) and backward_only(f, x)
 
 
+def one_token_only(f, x):
+    return torch.allclose(f(x)[3], f(x[3:4])[0], atol=1e-5)
+
+
+def loosely(f, x):
+    alone = torch.cat([f(x[t : t + 1]) for t in range(len(x))])
+    return torch.allclose(f(x), alone, atol=0.5)
+
+
+def by_means(f, x):
+    alone = torch.cat([f(x[t : t + 1]) for t in range(len(x))])
+    return torch.allclose(f(x).mean(-1), alone.mean(-1), atol=1e-5)
+
+
 def exactly(f, x):
     return f(x) is x
 
@@ -219,6 +290,11 @@ def in_place_test(f, x):
         (forward_only, "earlier tokens, got True. A later token"),
         (backward_only, "that follows, got True. An earlier token"),
         (change_only, "depends on the place, got True. Changing one"),
+        (one_token_only, "added to token . for|every token"),
+        (loosely, "got True"),
+        (by_means, "hundredth.*a small leak"),
+        (lambda f, x: (False, "a reason"), "got a tuple"),
+        (lambda f, x: "False", "got a str"),
         (exactly, "True for a product.*tolerance"),
         (in_place_test, "in place"),
         (lambda f, x: None, "return"),

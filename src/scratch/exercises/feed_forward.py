@@ -57,14 +57,69 @@ GELU between them. The biases are missing too.
             )
     far = (100 * small[0], *small[1:])
     _expect("a token of a hundred", my_feed_forward, *far)
-    inputs = [part.clone().requires_grad_() for part in small]
+    farther = (1e5 * small[0], *small[1:])
+    _expect("a token of a hundred thousand", my_feed_forward, *farther)
+    _expect_precise(my_feed_forward)
+    _expect_gradients(my_feed_forward)
+
+
+def _expect_precise(my_feed_forward: Any) -> None:
+    """Look for constants that are off by less than float32 shows."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    x = torch.linspace(-3, 3, 61, dtype=torch.float64)[:, None]
+    inputs = (x, one, 0 * one[0], one, 0 * one[0])
+    shown = "my_feed_forward in float64"
+    actual = call(shown, my_feed_forward, *inputs)
+    expected = _network(inputs)
+    expect_close(shown, actual, expected)
+    if not isinstance(actual, Tensor):
+        return  # the gradients will tell
+    off = (actual.detach() - expected).abs().max().item()
+    if off > 1e-7:
+        raise Mistake(
+            f"{shown} is off by {off:.0e}. Take sqrt(2 / pi) from math and "
+            "0.044715 with all its digits, and keep the dtype of x"
+        )
+
+
+def _expect_gradients(my_feed_forward: Any) -> None:
+    names = ("x", "W_1", "b_1", "W_2", "b_2")
+    inputs = [
+        _numbers(first, *shape).requires_grad_()
+        for first, shape in zip(
+            (0.4, 1.1, 2.3, 3.1, 5.2),
+            ((4, 3), (5, 3), (5,), (3, 5), (3,)),
+            strict=True,
+        )
+    ]
     shown = "my_feed_forward of tensors that require gradients"
     y = attempt(shown, my_feed_forward, *inputs)
+    no_way_back = (
+        "Compute with tensors all the way, without .item(), .tolist(), "
+        ".detach(), .data or torch.no_grad()"
+    )
     if not isinstance(y, Tensor) or not y.requires_grad:
         raise Mistake(
             "the values are right, but autograd finds no way back from them. "
-            "Compute with tensors all the way, without .item(), .tolist(), "
-            ".detach() or torch.no_grad()"
+            + no_way_back
+        )
+    if y.dtype != inputs[0].dtype:
+        raise Mistake(f"{shown} must keep {inputs[0].dtype}, got {y.dtype}")
+    found = torch.autograd.grad(y.square().sum(), inputs, allow_unused=True)
+    expected = torch.autograd.grad(
+        _network(tuple(inputs)).square().sum(), inputs
+    )
+    for name, mine, right in zip(names, found, expected, strict=True):
+        if mine is None:
+            raise Mistake(
+                "the values are right, but autograd finds no way back to "
+                f"{name}. {no_way_back}"
+            )
+        expect_close(
+            f"the gradient for {name}",
+            mine,
+            right,
+            f"The values are right, so a part is cut off. {no_way_back}",
         )
 
 
@@ -91,7 +146,7 @@ def _network(
 
 def _expect(given: str, my_feed_forward: Any, *inputs: Tensor) -> None:
     shown = f"my_feed_forward for {given}"
-    actual = call(shown, my_feed_forward, *inputs)
+    actual = _call_with_hint(shown, my_feed_forward, *inputs)
     hint = recognize(actual, _slips(inputs))
     if isinstance(actual, Tensor) and not actual.isfinite().all():
         hint = (
@@ -101,6 +156,19 @@ def _expect(given: str, my_feed_forward: Any, *inputs: Tensor) -> None:
     expect_close(shown, actual, _network(inputs), hint)
     if isinstance(actual, Tensor) and not actual.is_floating_point():
         raise Mistake(f"{shown} must hold floats, got {actual.dtype}")
+
+
+def _call_with_hint(shown: str, my_feed_forward: Any, *inputs: Tensor) -> Any:
+    """Call; for shapes that do not fit, say how the weights lie."""
+    try:
+        return call(shown, my_feed_forward, *inputs)
+    except Mistake as mistake:
+        if not any(word in str(mistake) for word in ("shape", "size")):
+            raise
+        raise Mistake(
+            f"{mistake}. W_1 is (d_ff, d_model), a row for each neuron: "
+            "x @ W_1.T has shape (..., d_ff)"
+        ) from mistake
 
 
 def _slips(inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
@@ -158,6 +226,41 @@ def _for_one_too(function: Bend) -> Bend:
     return lambda x: function(x) if x.ndim > 1 else function(x[None])[0]
 
 
+def _places(x: Tensor) -> Tensor:
+    """The numbers 0, 1, ... of the places, as a column."""
+    return torch.arange(len(x), dtype=x.dtype)[:, None]
+
+
+def _attend(x: Tensor) -> Tensor:
+    return (x @ x.T).softmax(dim=-1) @ x
+
+
+def _leak(source: int, target: int) -> Callable[[Tensor], Tensor]:
+    # without its mean, so that the mean over d does not give it away
+    def leak(x: Tensor) -> Tensor:
+        if max(source, target) >= len(x):
+            return x.clone()
+        mixed = x.clone()
+        mixed[target] = x[target] + 0.01 * (x[source] - x[source].mean())
+        return mixed
+
+    return leak
+
+
+def _answer_of(shown: str, actual: Any) -> bool:
+    """Return the bool that is meant: True, numpy's, or a tensor of one."""
+    single = getattr(actual, "dtype", None) is not None and (
+        getattr(actual, "size", None) == 1
+        or (isinstance(actual, Tensor) and actual.numel() == 1)
+    )
+    if not isinstance(actual, bool | int) and not single:
+        raise Mistake(
+            f"{shown} must be True or False, "
+            f"got a {type(actual).__name__}. Is an .all() missing?"
+        )
+    return bool(actual)
+
+
 @checker
 def check_position_wise(my_test: Callable[[Callable, Tensor], bool]) -> None:
     """Check my_test(f, x): whether f works on each token of x (T, d) alone.
@@ -171,17 +274,19 @@ or feed one alone.
     """
     x = _numbers(0.4, 6, 4)
     mix = _numbers(1.7, 4, 4)
-    slope = torch.arange(6.0)[:, None]
     permuted_too = (
         "Permuting the tokens does not give this one away: change one "
         "token, or feed one alone."
+    )
+    everywhere = (
+        "Look at every token. One place, or a few, may look as they should."
     )
     places = (
         "Changing one token does not give this one away: permute the "
         "tokens, or feed one alone."
     )
     cases: list[tuple[str, Callable[[Tensor], Tensor], bool, str]] = [
-        ("a product with one matrix", lambda x: x @ mix, True, ""),
+        ("a product with one matrix", lambda x: x @ mix.to(x.dtype), True, ""),
         ("a bend", _gelu, True, ""),
         ("a layer norm", lambda x: F.layer_norm(x, x.shape[-1:]), True, ""),
         (
@@ -200,26 +305,50 @@ or feed one alone.
             "an average over earlier tokens",
             lambda x: x.cumsum(dim=-2),
             False,
-            "A later token must not move when an earlier one does.",
+            "A later token must not move when an earlier one does. "
+            + everywhere,
         ),
         (
             "a sum with the token that follows",
             lambda x: x + F.pad(x[1:], (0, 0, 0, 1)),
             False,
-            "An earlier token must not move when a later one does.",
+            "An earlier token must not move when a later one does. "
+            + everywhere,
+        ),
+        ("attention without a mask", _attend, False, permuted_too),
+        (
+            "a batch norm in training mode",
+            lambda x: (
+                (x - x.mean(dim=0)) / (x.var(dim=0) + 1e-5).sqrt()
+                if len(x) > 1
+                else 0 * x
+            ),
+            False,
+            permuted_too,
         ),
         (
             "a factor that depends on the place",
-            lambda x: x * (1 + slope[: len(x)]),
+            lambda x: x * (1 + _places(x)),
             False,
             places,
         ),
         (
             "position vectors, added",
-            lambda x: x + slope[: len(x)],
+            lambda x: x + _places(x),
             False,
             places,
         ),
+    ]
+    cases += [
+        (
+            f"a hundredth of token {source} added to token {target}",
+            _leak(source, target),
+            False,
+            everywhere + " And compare closely: a small leak is a leak.",
+        )
+        for source in range(len(x))
+        for target in range(len(x))
+        if source != target
     ]
     for name, function, expected, hint in cases:
         shown = f"my_test(f, x) with f {name}"
@@ -231,13 +360,7 @@ or feed one alone.
             )
         if actual is None:
             raise Mistake(f"{shown} returned None. Is there a return?")
-        try:
-            answer = bool(actual)
-        except (RuntimeError, ValueError, TypeError):
-            raise Mistake(
-                f"{shown} must be True or False, "
-                f"got a {type(actual).__name__}. Is an .all() missing?"
-            ) from None
+        answer = _answer_of(shown, actual)
         if answer != expected:
             if expected:
                 hint = (

@@ -47,6 +47,6 @@ class FeedForward(nn.Module):
         return self.narrow(self.hidden(x))
 
     def hidden(self, x: Tensor) -> Tensor:
-        """Return what the neurons say: (..., d_ff)."""
+        """Return the activations of the neurons: (..., d_ff)."""
         z = self.widen(x)
         return F.gelu(z, approximate="tanh") if self.fused else gelu_tanh(z)
