@@ -564,6 +564,12 @@ def test_a_norm_without_width_is_refused(d_model):
         LayerNorm(d_model)
 
 
+@pytest.mark.parametrize("eps", [-1e-5, math.nan])
+def test_a_negative_eps_is_refused(eps):
+    with pytest.raises(ValueError, match=f"eps must be at least 0, got {eps}"):
+        LayerNorm(D, eps=eps)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

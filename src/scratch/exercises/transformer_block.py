@@ -42,7 +42,7 @@ got [7, 1, -1, -7]. The mean is gone; now divide by the standard deviation.
         bias,
         1e-9,
     )
-    for shape in ((3, 5), (2, 5, 3), (4, 1, 6)):
+    for shape in ((3, 5), (2, 5, 3), (4, 1, 6), (2, 3, 2, 4)):
         _expect_norm(
             f"x of shape {shape}",
             my_layer_norm,
@@ -51,7 +51,7 @@ got [7, 1, -1, -7]. The mean is gone; now divide by the standard deviation.
             _numbers(2.3, shape[-1]),
             1e-9,
         )
-    hint = "eps is added to the variance, under the root."
+    hint = "eps is added to the variance, once, under the root."
     _expect_norm(
         "a vector of variance 0.25 with eps=0.56",
         my_layer_norm,
@@ -81,6 +81,50 @@ got [7, 1, -1, -7]. The mean is gone; now divide by the standard deviation.
         "The mean of the squares minus the square of the mean is a small "
         "difference of large numbers: subtract the mean first, then square.",
     )
+    leaves = [_numbers(0.4, 3, 5), _numbers(1.1, 5), _numbers(2.3, 5)]
+    _expect_slopes(
+        "my_layer_norm",
+        lambda *leaves: my_layer_norm(*leaves, 1e-5),
+        lambda x, w, b: w * _normalized(x, (-1,), 1e-5) + b,
+        dict(zip(("x", "weight", "bias"), leaves, strict=True)),
+    )
+
+
+def _expect_slopes(
+    name: str,
+    answer: Callable[..., Any],
+    reference: Callable[..., Tensor],
+    leaves: dict[str, Tensor],
+) -> None:
+    """Raise a Mistake unless gradients pass as through the reference."""
+    made = [leaf.clone().requires_grad_() for leaf in leaves.values()]
+    with torch.enable_grad():
+        actual, expected = call(name, answer, *made), reference(*made)
+    hint = (
+        "The numbers are right, but a gradient must pass through every step: "
+        "no detach, no no_grad, no new tensor made from numbers."
+    )
+    if not actual.requires_grad:
+        raise Mistake(f"No gradient comes through {name}. {hint}")
+    along = _numbers(3.1, *expected.shape).to(expected.dtype)
+    slopes = []
+    for y in (actual, expected):
+        try:
+            slopes.append(
+                torch.autograd.grad(
+                    y, made, along.to(y.dtype), allow_unused=True
+                )
+            )
+        except RuntimeError as error:
+            raise Mistake(
+                f"no gradient comes through {name}: {error}. If += or "
+                "another operation in place has overwritten numbers that "
+                "the way back needs, write h = h + ... instead"
+            ) from error
+    for leaf, mine, right in zip(leaves, *slopes, strict=True):
+        if mine is None:
+            raise Mistake(f"No gradient of {name} reaches {leaf}. {hint}")
+        expect_close(f"the gradient of {name} for {leaf}", mine, right, hint)
 
 
 def _numbers(first: float, *shape: int) -> Tensor:
@@ -99,7 +143,18 @@ def _expect_norm(
     hint: str = "",
 ) -> None:
     shown = f"my_layer_norm of {given}"
-    actual = call(shown, my_layer_norm, x, weight, bias, eps)
+    try:
+        actual = call(shown, my_layer_norm, x, weight, bias, eps)
+    except Mistake as mistake:
+        hint = ""
+        if "must match the size" in str(mistake):
+            hint = ". Has the mean lost its dimension? keepdim=True keeps it."
+        elif "Dimension out of range" in str(mistake):
+            hint = (
+                ". x may have any number of dimensions. Mean and variance "
+                "belong to one vector: dim=-1."
+            )
+        raise Mistake(f"{mistake}{hint}") from mistake
     exact = x.double()
     centered = exact - exact.mean(dim=-1, keepdim=True)
     variance = centered.square().mean(dim=-1, keepdim=True)
@@ -168,8 +223,11 @@ def _slips_of_norm(
         "eps is not used. Add it to the variance, under the root.": scaled(
             centered / std
         ),
-        "Is eps added twice, or squared? Add it once, to the variance.": (
+        "Is eps squared? Add it to the variance as it is.": (
             scaled(centered / (variance + eps**2).sqrt())
+        ),
+        "eps is added twice. Add it once, to the variance.": (
+            scaled(centered / (variance + 2 * eps).sqrt())
         ),
         "The weight is missing.": normed + bias,
         "The bias is missing.": weight * normed,
@@ -264,6 +322,12 @@ def check_block(
         x,
         "Then nothing is added, and x must come out as it went in.",
     )
+    _expect_slopes(
+        "my_block",
+        lambda x: my_block(x, *parts),
+        block,
+        {"x": 3 * _numbers(0.4, 2, 5, 6)},
+    )
 
 
 _STEPS = (
@@ -282,6 +346,7 @@ def _slips_of_block(
     h_raw = x + attention(x)
     h_normed = norm_1(x) + found
     h_after = x + norm_1(attention(x))
+    h_both = x + norm_1(found)
     first = x + ff(norm_2(x))
     return {
         "That is post-norm: the norms stand on the stream. In pre-norm each "
@@ -311,6 +376,13 @@ def _slips_of_block(
         ),
         "The norms stand behind the layers, on what is added. They belong "
         "in front.": h_after + norm_2(ff(h_after)),
+        "Each branch has a norm in front of its layer and one behind it. The "
+        "block of this chapter has the one in front only.": h_both
+        + norm_2(ff(norm_2(h_both))),
+        "The first step is pre-norm and the second post-norm. Both are "
+        "stream + layer(norm(stream)).": norm_2(h + ff(h)),
+        "The first step is post-norm and the second pre-norm. Both are "
+        "stream + layer(norm(stream)).": h_post + ff(norm_2(h_post)),
         "The second step uses the norm of the first: each has its own.": (
             h + ff(norm_1(h))
         ),
