@@ -1,5 +1,6 @@
 """The checkers accept right answers and name what is wrong in others."""
 
+import math
 import re
 from dataclasses import replace
 
@@ -93,14 +94,14 @@ def test_parameter_count_accepts(answer):
         (lambda c: by_parts(c, tables=2 * c.vocab_size), "count it once"),
         (lambda c: by_parts(c, positions=0), "positions have a table"),
         (lambda c: by_parts(c, tables=0), "token table is missing"),
-        (lambda c: by_parts(c, last_norm=0), "behind the last block"),
+        (lambda c: by_parts(c, last_norm=0), "after the last block"),
         (lambda c: by_parts(c, norm_size=1), "weights and biases"),
         (lambda c: by_parts(c, norms=0, last_norm=0), "norms are missing"),
-        (lambda c: by_parts(c, norms=1), "two norms, not one"),
+        (lambda c: by_parts(c, norms=1), "second norm, or two of"),
         (lambda c: by_parts(c, bias=0), "The biases are missing"),
         (lambda c: by_parts(c, bias=0, norm_size=1), "All biases"),
         (lambda c: by_parts(c, query_key_value_bias=0), "has biases, too"),
-        (lambda c: by_parts(c, mix=0), "mix layer"),
+        (lambda c: by_parts(c, mix=0), "output projection"),
         (lambda c: by_parts(c, attention=0), "Attention is missing"),
         (lambda c: by_parts(c, feed_forward=0), "Feed-forward is missing"),
         (lambda c: by_parts(c, d_ff=c.d_model), "d_ff = 4 d_model"),
@@ -119,6 +120,9 @@ def test_parameter_count_accepts(answer):
         (lambda c: by_formula(c) + 1, "Both tables, and"),
         (lambda c: None, "return"),
         (lambda c: "many", "an integer, got a str"),
+        (lambda c: str(by_formula(c)), "an integer, got a str"),
+        (lambda c: math.inf, "an integer, got a float"),
+        (lambda c: math.nan, "an integer, got a float"),
         (lambda c: by_formula(c) + 0.5, "whole number"),
         (lambda c: {"blocks": 3}, 'without a "total"'),
         (lambda c: c.d_embedding, "AttributeError"),
@@ -154,7 +158,11 @@ def by_loops(grad_logits, hidden, ids, grad_x):
     return grad
 
 
-@pytest.mark.parametrize("answer", [by_autograd, by_one_hot, by_loops])
+def sparse(*given):
+    return by_loops(*given).to_sparse()
+
+
+@pytest.mark.parametrize("answer", [by_autograd, by_one_hot, by_loops, sparse])
 def test_tied_gradient_accepts(answer):
     verdict = check_tied_gradient(answer)
     assert verdict, verdict.message
@@ -222,6 +230,18 @@ def in_place(grad_logits, hidden, ids, grad_x):
             lambda *given: by_one_hot(*(x[:, :1] for x in given)),
             "Add two parts",
         ),
+        # no lookups of the last row, or of the first
+        (
+            lambda g, h, i, x: by_one_hot(
+                g, h, i, x * (i != g.shape[-1] - 1).unsqueeze(-1)
+            ),
+            "row 3 of my_tied_gradient",
+        ),
+        (
+            lambda g, h, i, x: by_one_hot(g, h, i, x * (i != 0).unsqueeze(-1)),
+            "row 0 of my_tied_gradient",
+        ),
+        (lambda g, h, i, x: by_one_hot(g, x, i, h), "changed places"),
         (in_place, "in place"),
         (lambda *given: None, "return"),
         (lambda g, h: g, "TypeError"),

@@ -282,7 +282,7 @@ def test_the_tables_gradient_is_the_sum_of_both_parts(fused):
 
 
 @pytest.mark.parametrize("n_layers", [1, 3])
-def test_the_widths_of_all_weights_are_gpt2s(n_layers):
+def test_the_standard_deviations_of_all_weights_are_gpt2s(n_layers):
     config = GPTConfig(
         vocab_size=301,
         context_length=203,
@@ -310,12 +310,12 @@ def test_the_widths_of_all_weights_are_gpt2s(n_layers):
             seen.add(kind)
             # Deviations of 6 standard errors
             n = parameter.numel()
-            width, room = wanted[kind], 6 / math.sqrt(2 * n)
+            std, room = wanted[kind], 6 / math.sqrt(2 * n)
             found = parameter.std().item()
-            assert found == pytest.approx(width, rel=room), name
-            assert abs(parameter.mean().item()) < 6 * width / math.sqrt(n)
+            assert found == pytest.approx(std, rel=room), name
+            assert abs(parameter.mean().item()) < 6 * std / math.sqrt(n)
             # Normal, not uniform
-            inside = (parameter.abs() < width).double().mean().item()
+            inside = (parameter.abs() < std).double().mean().item()
             assert inside == pytest.approx(0.6827, abs=3 / math.sqrt(n))
     assert seen == set(wanted)
 
@@ -591,6 +591,14 @@ def test_operations_of_gpt2_are_the_published_ones():
     assert all(both[name] == 3 * forward[name] for name in forward)
 
 
+@pytest.mark.parametrize("n_tokens", [0, -5])
+def test_operations_need_a_token(n_tokens):
+    with pytest.raises(
+        ValueError, match=f"n_tokens must be at least 1, got {n_tokens}"
+    ):
+        count_operations(TINY, n_tokens)
+
+
 # Misuse
 
 
@@ -609,6 +617,11 @@ def test_operations_of_gpt2_are_the_published_ones():
         ({"d_model": 15.0}, TypeError, "d_model must be an integer, got 15.0"),
         ({"n_layers": "2"}, TypeError, "n_layers must be an integer, got '2'"),
         ({"n_heads": None}, TypeError, "n_heads must be an integer, got None"),
+        (
+            {"n_layers": True},
+            TypeError,
+            "n_layers must be an integer, got True",
+        ),
         (
             {"n_heads": 4},
             ValueError,

@@ -105,7 +105,7 @@ def our_name(name):
 
 
 def as_ours(named_tensors):
-    """Return their tensors under our names, matrices turned round."""
+    """Return their tensors under our names, matrices transposed."""
     return {
         our_name(name): tensor.T
         if tensor.ndim == 2 and ".c_" in name
@@ -659,6 +659,34 @@ def test_a_tensor_without_a_place_is_named(folder, name):
     change_tensors(folder, lambda t: t.update({name: torch.ones(3)}))
     with refused_weights(folder, f"there is no place for tensor {name}"):
         load_gpt2(folder)
+
+
+def test_weights_that_are_integers_are_an_error(folder):
+    def change(tensors):
+        for name, tensor in tensors.items():
+            tensors[name] = (100 * tensor).to(torch.int8)
+
+    change_tensors(folder, change)
+    with refused_weights(folder, "floating-point numbers, got torch.int8"):
+        load_gpt2(folder)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_an_error(folder, wrong):
+    name = "transformer.h.1.mlp.c_fc.bias"
+    change_tensors(folder, lambda tensors: tensors[name].fill_(wrong))
+    with refused_weights(folder, f"{name} must be finite"):
+        load_gpt2(folder)
+
+
+def test_weights_are_float32_whatever_the_default(saved):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = load_gpt2(saved)
+    finally:
+        torch.set_default_dtype(before)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_more_blocks_than_the_config_says_are_an_error(folder):

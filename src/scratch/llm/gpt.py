@@ -27,7 +27,7 @@ class GPTConfig:
     n_heads: int = 4  # must divide d_model
     n_layers: int = 4  # transformer blocks
     dropout: float = 0.0  # probability of zeroing, in [0, 1)
-    fused: bool = True  # torch's kernels; the results are the same
+    fused: bool = True  # torch's kernels; equal up to rounding
 
     def __post_init__(self) -> None:
         for name in (
@@ -38,7 +38,7 @@ class GPTConfig:
             "n_layers",
         ):
             size = getattr(self, name)
-            if not isinstance(size, int):
+            if isinstance(size, bool) or not isinstance(size, int):
                 raise TypeError(f"{name} must be an integer, got {size!r}")
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
@@ -71,6 +71,7 @@ def _gpt2(d_model: int, n_heads: int, n_layers: int) -> GPTConfig:
 
 
 # Radford et al. (2019), table 2; heads from the published hparams.json.
+# Neither has the dropout: it is that of transformers' GPT2Config.
 GPT2_SMALL = _gpt2(768, 12, 12)
 GPT2_MEDIUM = _gpt2(1024, 16, 24)
 GPT2_LARGE = _gpt2(1280, 20, 36)
@@ -81,8 +82,8 @@ class GPT(nn.Module):
     """Score every token of the vocabulary as the next one, at each place.
 
     The output weights are the token table itself (tied). Weights start as
-    in GPT-2: from a normal distribution of width 0.02, positions 0.01; the
-    layers that write to the residual stream are narrower by
+    in GPT-2: normal, with a standard deviation of 0.02, positions 0.01. In
+    the layers that write to the residual stream it is smaller by
     sqrt(2 n_layers), because so many are added up.
 
     Shapes: ids (B, T) -> logits (B, T, vocab_size)
@@ -116,11 +117,11 @@ class GPT(nn.Module):
             for _ in range(config.n_layers)
         )
         self.norm = LayerNorm(config.d_model, fused=config.fused)
-        self._narrow_weights()
+        self._scale_weights()
 
     @torch.no_grad()
-    def _narrow_weights(self) -> None:
-        """Bring Linear's width 1 / sqrt(d_in) to that of GPT-2."""
+    def _scale_weights(self) -> None:
+        """From Linear's standard deviation, 1 / sqrt(d_in), to GPT-2's."""
         into_stream = 1 / math.sqrt(2 * self.config.n_layers)
         for name, layer in self.named_modules():
             if isinstance(layer, Linear):
@@ -137,7 +138,7 @@ class GPT(nn.Module):
     def hidden(
         self, ids: Tensor, caches: Sequence[Cache] | None = None
     ) -> Tensor:
-        """Return each token's vector behind the last norm: (B, T, d_model).
+        """Return each token's vector after the last norm: (B, T, d_model).
 
         Args:
             caches: one per block, with the keys and values of the tokens
@@ -187,15 +188,19 @@ def count_operations(
     """Count the floating-point operations for one sequence by component.
 
     A product of (n, k) and (k, m) takes 2 n k m: multiplications and
-    additions. Only matrix products are counted; the rest is below a
-    hundredth in models of useful size. The backward pass of a product is
-    two products of the same size.
+    additions. Only matrix products are counted, no norm, softmax or GELU.
+    The backward pass of a product is two products of the same size.
 
     Args:
-        n_tokens: length of the sequence; attention is counted in full, as
-            it is computed without a kernel that skips the masked half.
+        n_tokens: length of the sequence, also beyond context_length;
+            attention is counted in full, as it is computed without a
+            kernel that skips the masked half.
         backward: whether to count the backward pass too.
+
+    Raises: ValueError if n_tokens is below 1.
     """
+    if n_tokens < 1:
+        raise ValueError(f"n_tokens must be at least 1, got {n_tokens}")
     d, n_layers = config.d_model, config.n_layers
     per_token = {
         "query, key, value": n_layers * d * 3 * d,

@@ -10,7 +10,7 @@ from torch import Tensor
 from scratch.llm.gpt import GPT, GPTConfig
 
 # What the checkpoint calls a tensor of ours outside the blocks, within a
-# block, and whether its matrices lie the other way round.
+# block. The matrices of a block are transposed there.
 _OUTSIDE = {
     "embedding.tokens.weight": "wte.weight",
     "embedding.positions.weight": "wpe.weight",
@@ -49,7 +49,8 @@ def load_gpt2(
 ) -> GPT:
     """Return a GPT with the weights of a published GPT-2 checkpoint.
 
-    They are in float32, whatever the file has, and free of the file.
+    They are in float32, whatever floating-point type the file has, and
+    free of the file. The model is in training mode, as if built anew.
 
     Args:
         folder_or_name: a folder with config.json and model.safetensors; or
@@ -57,7 +58,7 @@ def load_gpt2(
             on the Hugging Face hub, which needs download.
         download: whether to fetch a name with huggingface_hub, which keeps
             the files for the next time.
-        dropout: for training on; the published models have 0.1.
+        dropout: for training on; the published config.json has 0.1.
         fused: as in GPTConfig.
 
     Raises: FileNotFoundError naming the file that is missing; ValueError
@@ -152,6 +153,11 @@ def _read_weights(path: Path, model: GPT) -> dict[str, Tensor]:
             _require_names(names, set(theirs.values()))
             for ours, shape in expected.items():
                 tensor = file.get_tensor(theirs[ours])
+                if not tensor.is_floating_point():
+                    raise ValueError(
+                        f"{theirs[ours]} must hold floating-point numbers, "
+                        f"got {tensor.dtype}"
+                    )
                 # Their matrices are (d_in, d_out), ours (d_out, d_in).
                 if _is_matrix_of_a_block(ours):
                     tensor = tensor.transpose(0, -1)
@@ -161,7 +167,9 @@ def _read_weights(path: Path, model: GPT) -> dict[str, Tensor]:
                         f"config.json says, got {tuple(tensor.shape)}"
                     )
                 # Copied, because what the file gives changes with the file.
-                state[ours] = torch.empty(shape).copy_(tensor)
+                state[ours] = tensor.to(torch.float32, copy=True).contiguous()
+                if not state[ours].isfinite().all():
+                    raise ValueError(f"{theirs[ours]} must be finite")
             if _HEAD in names:
                 table = file.get_tensor(_HEAD).float()
                 if not table.equal(state["embedding.tokens.weight"]):
