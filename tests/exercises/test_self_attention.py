@@ -60,7 +60,7 @@ def every(n_tokens, n_before):
         (lambda n, b: every(n, b).tril(b - 1), "keep the diagonal"),
         (lambda n, b: every(n, b).tril(b + 1), "one key too many"),
         (lambda n, b: every(n, b).triu(b), "sees the future"),
-        (lambda n, b: every(n, b).tril(), "starts behind the n_before keys"),
+        (lambda n, b: every(n, b).tril(), "starts after them"),
         (lambda n, b: F.pad(causal_mask(n), (b, 0)), "which are hidden"),
         (
             lambda n, b: every(n, b) & (torch.arange(b + n) < b),
@@ -228,6 +228,35 @@ def first_of_the_batch(q, k, v, mask):
     return attend(q, k, v, mask)
 
 
+def own_causal_wherever_something_is_hidden(q, k, v, mask):
+    if mask.all():
+        return attend(q, k, v, mask)
+    return causal_at_the_end(q, k, v, mask)
+
+
+def minus_1e9_added(q, k, v, mask):
+    weights = (scores_of(q, k) + ~mask * -1e9).softmax(-1)
+    return weights @ v, weights
+
+
+def without_gradient(q, k, v, mask):
+    with torch.no_grad():
+        return attend(q, k, v, mask)
+
+
+def by_numpy(q, k, v, mask):
+    return tuple(x.detach().numpy() for x in attend(q, k, v, mask))
+
+
+def weights_detached(q, k, v, mask):
+    _, weights = attend(q, k, v, mask)
+    return weights.detach() @ v, weights
+
+
+def keys_without_gradient(q, k, v, mask):
+    return attend(q, k.data, v, mask)
+
+
 def in_place(q, k, v, mask):
     q /= math.sqrt(q.shape[-1])
     weights = (q @ k.mT).masked_fill(~mask, -math.inf).softmax(-1)
@@ -260,6 +289,14 @@ def in_place(q, k, v, mask):
         (variant(fill=-1), "score of -1"),
         (variant(fill=-100), "hide keys with -inf"),
         (variant(fill=-1000), "hide keys with -inf"),
+        (variant(fill=-1e9), "score may lie below any other number"),
+        (variant(fill=-1e5), "hide keys with -inf|below any other"),
+        (minus_1e9_added, "score may lie below any other number"),
+        (without_gradient, "without gradient"),
+        (by_numpy, "without gradient"),
+        (weights_detached, "gradient at q .* lost on the way"),
+        (keys_without_gradient, "gradient at k .* lost on the way"),
+        (own_causal_wherever_something_is_hidden, "mask that is given"),
         (mask_ignored, "no effect"),
         (mask_turned, "True means that a query may see"),
         (mask_late, "after the softmax"),
@@ -271,7 +308,7 @@ def in_place(q, k, v, mask):
         (keys_for_values, "averages the keys"),
         (best_alone, "best key alone"),
         (transposed, "rows are queries"),
-        (for_one_sequence, "batch"),
+        (for_one_sequence, "batch.* Only the last two dimensions"),
         (first_of_the_batch, "a mask for each sequence"),
         (in_place, "in place"),
         (lambda *inputs: attend(*inputs)[0], "must return two tensors"),

@@ -122,13 +122,31 @@ def test_attend_equals_torch_in_float32():
     assert_close(output, F.scaled_dot_product_attention(q, k, v))
 
 
-def test_a_mask_may_have_more_leading_dimensions_than_the_tokens():
-    q, k, v = inputs(())
-    mask = random_mask(2, T_Q, T_K)
-    output, weights = attend(q, k, v, mask)
-    assert weights.shape == (2, T_Q, T_K)
+def test_leading_dimensions_of_one_are_shared():
+    q, k, v = inputs((2, 3))
+    shared = k[:1, :1], v[:1, :1]
+    mask = random_mask(2, 1, T_Q, T_K)
+    output, weights = attend(q, *shared, mask)
+    assert weights.shape == (2, 3, T_Q, T_K)
     for i in range(2):
-        assert_close((output[i], weights[i]), attend(q, k, v, mask[i]))
+        for j in range(3):
+            alone = (x[0, 0] for x in shared)
+            assert_close(
+                (output[i, j], weights[i, j]),
+                attend(q[i, j], *alone, mask[i, 0]),
+            )
+
+
+def test_half_precision_holds_scores_whose_products_overflow():
+    q = torch.full((3, 64), 60.0, dtype=torch.float16)
+    k = q.clone()
+    k[1] = -60  # products of 230 400 and -230 400, scores of 28 800
+    v = torch.tensor([[2.0], [40.0], [4.0]], dtype=torch.float16)
+    output, weights = attend(q, k, v)
+    assert (q @ k.T).isinf().all()
+    assert weights.tolist() == [[0.5, 0, 0.5]] * 3
+    assert output.tolist() == [[3.0]] * 3
+    assert_close(output, F.scaled_dot_product_attention(q, k, v))
 
 
 @each_mask
@@ -456,16 +474,60 @@ def test_shapes_that_do_not_fit_are_named(q, k, v):
         attend(torch.zeros(q), torch.zeros(k), torch.zeros(v))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int64], ids=str)
-def test_a_mask_of_numbers_is_refused(dtype):
-    message = f"mask must be bool, True where a query may see, got {dtype}"
+@pytest.mark.parametrize(
+    ("q", "k", "v"),
+    [
+        ((2, 5, 3), (3, 7, 3), (3, 7, 11)),
+        ((2, 5, 3), (2, 7, 3), (3, 7, 11)),
+        ((4, 2, 5, 3), (3, 7, 3), (3, 7, 11)),
+    ],
+)
+def test_leading_dimensions_that_do_not_fit_are_named(q, k, v):
+    message = (
+        r"q, k and v must have the same leading dimensions \(or 1\), got "
+        rf"q \({str(q)[1:-1]}\), k \({str(k)[1:-1]}\), v \({str(v)[1:-1]}\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        attend(torch.zeros(q), torch.zeros(k), torch.zeros(v))
+
+
+def test_a_width_of_zero_is_refused():
+    message = r"q and k must have a width above 0, got q \(5, 0\)"
+    with pytest.raises(ValueError, match=message):
+        attend(torch.zeros(5, 0), torch.zeros(7, 0), torch.zeros(7, 2))
+
+
+@pytest.mark.parametrize(
+    ("mask", "found"),
+    [
+        (torch.ones(T_Q, T_K), "torch.float32"),
+        (torch.ones(T_Q, T_K, dtype=torch.int64), "torch.int64"),
+        (torch.ones(T_Q, T_K).bool().numpy(), "ndarray"),
+        ([[True] * T_K] * T_Q, "list"),
+    ],
+    ids=["float32", "int64", "numpy", "list"],
+)
+def test_a_mask_that_is_no_tensor_of_bool_is_refused(mask, found):
+    message = (
+        f"mask must be a tensor of bool, True where a query may see, "
+        f"got {found}"
+    )
     with pytest.raises(TypeError, match=message):
-        attend(*inputs(), torch.ones(T_Q, T_K, dtype=dtype))
+        attend(*inputs(), mask)
 
 
-@pytest.mark.parametrize("shape", [(7, 5), (2, 5, 6), (4, 7), (7,), (1, 7)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *((7, 5), (2, 5, 6), (4, 7), (7,), (1, 7), (5, 1)),
+        *((3, 5, 7), (1, 2, 5, 7)),  # another batch, a dimension more
+    ],
+)
 def test_a_mask_of_the_wrong_shape_is_named(shape):
-    message = rf"mask must have shape \(\.\.\., 5, 7\), got .*{shape[0]}"
+    message = (
+        r"mask must have shape \(5, 7\) or that of the scores, "
+        rf"\(2, 5, 7\), got \({shape[0]},"
+    )
     with pytest.raises(ValueError, match=message):
         attend(*inputs(), torch.ones(shape, dtype=torch.bool))
 

@@ -28,7 +28,7 @@ def check_causal_mask(my_mask: Callable[[int, int], Tensor]) -> None:
     >>> check_causal_mask(lambda n, before: torch.ones(n, before + n) > 0)
     Not yet: my_mask(3, 0) must be [[1, 0, 0], [1, 1, 0], [1, 1, 1]], got \
 [[1, 1, 1], [1, 1, 1], [1, 1, 1]]. Nothing is hidden: a query must not see \
-the keys behind it.
+the keys after it.
     """
     for n_tokens, n_before in ((3, 0), (2, 3), (4, 1), (1, 0), (1, 4), (5, 2)):
         shown = f"my_mask({n_tokens}, {n_before})"
@@ -78,7 +78,7 @@ def _slips_of_mask(n_tokens: int, n_before: int) -> dict[str, Tensor]:
     every = torch.ones_like(right)
     stand_before = torch.arange(n_before + n_tokens) < n_before
     return {
-        "Nothing is hidden: a query must not see the keys behind it.": every,
+        "Nothing is hidden: a query must not see the keys after it.": every,
         "That is the opposite: True must mean that a query may see.": ~right,
         "A query must see itself as well: keep the diagonal.": every.tril(
             n_before - 1
@@ -87,8 +87,8 @@ def _slips_of_mask(n_tokens: int, n_before: int) -> dict[str, Tensor]:
         "predicted.": every.tril(n_before + 1),
         "That sees the future and hides the past: rows are queries, columns "
         "are keys.": every.triu(n_before),
-        "The diagonal starts behind the n_before keys, which every query "
-        "sees.": every.tril(),
+        "Every query sees the n_before keys: the diagonal starts after "
+        "them.": every.tril(),
         "That is right but for the n_before keys, which are hidden: every "
         "query sees them.": right & ~stand_before,
         "The n_before keys are seen, but the queries do not see themselves "
@@ -157,6 +157,44 @@ def check_attend(
     ):
         large = 40_000 * q.abs()
         _expect(given, my_attend, large, keys, v, causal_mask(3), hint)
+    _expect(
+        "scores below -1e9",
+        my_attend,
+        1e11 * q.abs(),
+        -k.abs(),
+        v,
+        causal_mask(3),
+        "Hide keys with -inf: a score may lie below any other number.",
+    )
+    _expect_gradient(my_attend)
+
+
+def _expect_gradient(
+    my_attend: Callable[[Tensor, Tensor, Tensor, Tensor], Any],
+) -> None:
+    given = [x.requires_grad_() for x in _inputs((2,), 4, 4)]
+    mask = causal_mask(4)
+    shown = "my_attend for q, k and v that require gradients"
+    output, _ = attend(*given, mask)
+    mine = call(shown, my_attend, *given, mask)[0]
+    if not isinstance(mine, Tensor) or not mine.requires_grad:
+        raise Mistake(
+            f"{shown} returned an output without gradient, so nothing can "
+            "be trained. Was it computed under no_grad, from a detach(), or "
+            "outside torch?"
+        )
+    slopes = torch.autograd.grad(output.sin().sum(), given)
+    found = torch.autograd.grad(
+        mine.sin().sum(), given, allow_unused=True, materialize_grads=True
+    )
+    for name, actual, expected in zip("qkv", found, slopes, strict=True):
+        expect_close(
+            f"the gradient at {name} of {shown}",
+            actual,
+            expected,
+            "The numbers are right, and the gradient is lost on the way: "
+            "look for detach(), .data, item() and no_grad.",
+        )
 
 
 def _inputs(
@@ -186,7 +224,15 @@ def _expect(
     if mask is None:
         mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool)
     shown = f"my_attend for {given}"
-    answer = call(shown, my_attend, q, k, v, mask)
+    try:
+        answer = call(shown, my_attend, q, k, v, mask)
+    except Mistake as mistake:
+        if q.ndim == 2 or "raised" not in str(mistake):
+            raise
+        raise Mistake(
+            f"{mistake}. Only the last two dimensions are transposed: "
+            "k.transpose(-2, -1)"
+        ) from mistake
     output, weights = attend(q, k, v, mask)
     mine, my_weights = _two_tensors(shown, answer, output, weights)
     slips = _slips_of_weights(q, k, v, mask)
@@ -284,8 +330,11 @@ def _slips_of_weights(
         "Those are the scores, before the softmax.": scores,
     }
     if not mask.all():
+        own = causal_mask(q.shape[-2], n_before=max(t_k - q.shape[-2], 0))
         slips |= {
             "The mask has no effect.": _softmax(scores),
+            "Use the mask that is given instead of a causal one of your "
+            "own.": _softmax(scores.masked_fill(~own, -math.inf)),
             "The mask came after the softmax: the rows no longer add up to "
             "1. Hide the scores instead, with -inf.": (
                 _softmax(scores) * mask

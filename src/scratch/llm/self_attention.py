@@ -46,6 +46,9 @@ def attend(
 
         weights = softmax(q k^T / sqrt(d_head))    output = weights v
 
+    The queries are divided before the product, which could overflow in half
+    precision where the quotient does not.
+
     Args:
         dropout: applied to the weights before they meet the values; the
             weights returned are those before it.
@@ -56,13 +59,12 @@ def attend(
         see a key
         output (..., T_q, d_value), weights (..., T_q, T_k)
 
-    Raises: ValueError if widths or lengths do not fit; TypeError if mask
-        is not bool.
+    Raises: ValueError if shapes do not fit; TypeError if mask is not bool.
     Source: Vaswani et al. (2017), section 3.2.1, equation 1.
     """
     _require_fit(q, k, v, mask)
     d_head = q.shape[-1]
-    scores = q @ k.transpose(-2, -1) / math.sqrt(d_head)
+    scores = q / math.sqrt(d_head) @ k.transpose(-2, -1)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
     weights = softmax(scores, dim=-1)
@@ -129,6 +131,7 @@ def require_tokens(x: Tensor, d_model: int) -> None:
 
 
 def _require_fit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
+    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
     if (
         min(q.ndim, k.ndim, v.ndim) < 2
         or q.shape[-1] != k.shape[-1]
@@ -136,18 +139,40 @@ def _require_fit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
     ):
         raise ValueError(
             "q, k and v must have shape (..., T, width), q and k the same "
-            "width, k and v the same T, got "
-            f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+            f"width, k and v the same T, got {shapes}"
         )
+    if q.shape[-1] == 0:
+        raise ValueError(f"q and k must have a width above 0, got {shapes}")
+    try:
+        leading = torch.broadcast_shapes(
+            q.shape[:-2], k.shape[:-2], v.shape[:-2]
+        )
+    except RuntimeError:
+        raise ValueError(
+            "q, k and v must have the same leading dimensions (or 1), "
+            f"got {shapes}"
+        ) from None
     if mask is None:
         return
-    if mask.dtype != torch.bool:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(
-            f"mask must be bool, True where a query may see, got {mask.dtype}"
+            "mask must be a tensor of bool, True where a query may see, "
+            f"got {found}"
         )
-    expected = (q.shape[-2], k.shape[-2])
-    if tuple(mask.shape[-2:]) != expected:
+    scores = (*leading, q.shape[-2], k.shape[-2])
+    if not _fits_in(mask.shape, scores):
         raise ValueError(
-            f"mask must have shape (..., {expected[0]}, {expected[1]}), "
-            f"got {tuple(mask.shape)}"
+            f"mask must have shape {scores[-2:]} or that of the scores, "
+            f"{scores}, got {tuple(mask.shape)}"
         )
+
+
+def _fits_in(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Whether shape broadcasts to whole, its last two sizes equal."""
+    n = len(shape)
+    return (
+        2 <= n <= len(whole)
+        and shape[-2:] == whole[-2:]
+        and all(a in (1, b) for a, b in zip(shape, whole[-n:], strict=True))
+    )
