@@ -6,11 +6,13 @@ the numbers of its chapters' files.
 
 import ast
 import re
+from collections.abc import Mapping
 
 import pytest
 from layout import (
     ABOVE,
     BELOW,
+    BETWEEN,
     CURRICULUM,
     PARTS,
     ROOT,
@@ -74,7 +76,10 @@ def _is_under(name: str, roots: tuple[str, ...]) -> bool:
 
 
 def layering_problems(
-    source: str, module: str, order: list[tuple[str, ...]]
+    source: str,
+    module: str,
+    order: list[tuple[str, ...]],
+    between: Mapping[str, str] = BETWEEN,
 ) -> list[str]:
     """Return what a module imports and must not."""
     position = {
@@ -82,6 +87,9 @@ def layering_problems(
         for number, modules in enumerate(order)
         for name in modules
     }
+    for name, chapter in between.items():
+        if chapter in position:
+            position[name] = position[chapter] + 0.5
     problems = []
     if _is_under(module, ABOVE):
         return []
@@ -142,9 +150,9 @@ def test_a_module_has_its_place(module):
             "tests/book/layout.py"
         )
     else:
-        assert _is_under(module, BELOW + ABOVE), (
-            f"{module} is no chapter and no support module. Add it to BELOW "
-            "or ABOVE in tests/book/layout.py"
+        assert _is_under(module, (*BELOW, *BETWEEN, *ABOVE)), (
+            f"{module} is no chapter and no support module. Add it to BELOW, "
+            "BETWEEN or ABOVE in tests/book/layout.py"
         )
 
 
@@ -229,3 +237,26 @@ def test_an_import_from_before_is_accepted(module, line):
 def test_an_import_from_later_is_rejected(module, line, message):
     (problem,) = layering_problems(line, module, ORDER)
     assert message in problem
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "message"),
+    [
+        ("files", "from scratch.nn.two import f", None),
+        ("files", "from scratch.data.toy import f", None),
+        ("files", "from scratch.llm.three import f", "comes later"),
+        ("files", "from scratch.exercises import two", "above"),
+        ("llm/three", "from scratch.files import f", None),
+        ("llm/three", "from scratch import files", None),
+        ("exercises/two", "from scratch import files", None),
+        ("nn/twin", "from scratch.files import f", "comes later"),
+        ("nn/one", "from scratch import files", "comes later"),
+        ("plotting", "from scratch import files", "must not import one"),
+    ],
+)
+def test_a_module_may_stand_between_chapters(module, line, message):
+    problems = layering_problems(line, module, ORDER, {"files": "nn/twin"})
+    if message is None:
+        assert problems == []
+    else:
+        assert message in problems[0]

@@ -34,9 +34,11 @@ CURRICULUM = (
 )
 
 # Support modules under the chapters import none of them; those above may
-# import any.
-BELOW = ("plotting", "reproducibility", "checkpoints", "data")
-ABOVE = ("exercises", "pretrained", "__main__")
+# import any. One that stands between them may import up to the chapter that
+# is named, and may be imported from the next one on.
+BELOW = ("plotting", "reproducibility", "data")
+BETWEEN = {"checkpoints": "llm/gpt"}
+ABOVE = ("exercises", "presets", "pretrained", "__main__")
 
 
 @dataclass(frozen=True)

@@ -252,6 +252,58 @@ def test_the_input_of_a_gpt_equals_two_lookups_of_torch(shape, start, dtype):
     )
 
 
+@pytest.mark.parametrize("n_padding", [[2, 0, 1], [0, 0, 0], [6, 3, 4]])
+@pytest.mark.parametrize("start", [0, 4])
+def test_positions_behind_padding_and_their_gradient_equal_torch(
+    start, n_padding
+):
+    ours = make("positions").double()
+    n_tokens = 3
+    # each row counts from its first real token
+    places = torch.tensor(
+        [[max(0, start + t - n) for t in range(n_tokens)] for n in n_padding]
+    )
+    vectors = ours(n_tokens, start=start, n_padding=torch.tensor(n_padding))
+    weight = ours.weight.detach().clone().requires_grad_()
+    expected = F.embedding(places, weight)
+    assert vectors.shape == (3, n_tokens, D)
+    assert_close(vectors, expected, rtol=0, atol=0)
+    grad_output = torch.randn(3, n_tokens, D, dtype=torch.float64)
+    (slope,) = torch.autograd.grad(vectors, ours.weight, grad_output)
+    (wanted,) = torch.autograd.grad(expected, weight, grad_output)
+    assert_close(slope, wanted)
+
+
+def test_behind_padding_a_text_is_embedded_as_if_alone():
+    embed = make("input").double()
+    ids = torch.randint(V, (3, CONTEXT))
+    n_padding = torch.tensor([2, 0, CONTEXT - 1])
+    x = embed(ids, n_padding=n_padding)
+    for row, output, n in zip(ids, x, n_padding, strict=True):
+        assert torch.equal(output[n:], embed(row[None, n:])[0])
+    # and in two pieces
+    pieces = [
+        embed(ids[:, :4], n_padding=n_padding),
+        embed(ids[:, 4:], start=4, n_padding=n_padding),
+    ]
+    assert torch.equal(torch.cat(pieces, dim=1), x)
+
+
+@pytest.mark.parametrize("name", ["positions", "input"])
+def test_no_padding_equals_padding_of_0(name):
+    embed = make(name)
+    given = 3 if name == "positions" else torch.randint(V, (2, 3))
+    none = torch.zeros(2, dtype=torch.long)
+    x = embed(given, start=2, n_padding=none)
+    assert torch.equal(x, embed(given, start=2).expand(2, 3, D))
+
+
+def test_padding_leaves_no_room_for_more_positions():
+    message = f"context length of {CONTEXT}, got start=5 and n_tokens=3"
+    with pytest.raises(ValueError, match=message):
+        make("positions")(3, start=5, n_padding=torch.tensor([4]))
+
+
 @pytest.mark.parametrize("n_positions", [1, 2, 101])
 @pytest.mark.parametrize("d_model", [2, 6, 10, 64])
 def test_waves_equal_the_formula_of_the_paper(n_positions, d_model):

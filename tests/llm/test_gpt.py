@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
+from scratch.llm.generation import KVCache
 from scratch.llm.gpt import (
     GPT,
     GPT2_LARGE,
@@ -89,25 +90,8 @@ def gradients(model, ids):
     return torch.autograd.grad(loss_of(model, ids), model.parameters())
 
 
-class GrowingCache:
-    """Keeps keys and values in the plainest way."""
-
-    def __init__(self):
-        self.k = self.v = None
-
-    def __len__(self):
-        return 0 if self.k is None else self.k.shape[-2]
-
-    def extend(self, k, v):
-        if self.k is not None:
-            k = torch.cat([self.k, k], dim=-2)
-            v = torch.cat([self.v, v], dim=-2)
-        self.k, self.v = k, v
-        return k, v
-
-
 def fresh_caches(model):
-    return [GrowingCache() for _ in model.blocks]
+    return [KVCache(model.config.context_length) for _ in model.blocks]
 
 
 # Reference: torch's own transformer, and a model by hand
@@ -241,6 +225,36 @@ def test_with_caches_pieces_equal_the_whole(step, fused):
     pieces = [model(piece, caches) for piece in ids.split(step, dim=1)]
     assert_close(torch.cat(pieces, dim=1), model(ids))
     assert [len(cache) for cache in caches] == [11, 11]
+
+
+def padded_caches(model, n_padding):
+    context_length = model.config.context_length
+    return [KVCache(context_length, n_padding) for _ in model.blocks]
+
+
+@each_path
+@pytest.mark.parametrize("step", [1, 2, 4, 11])
+def test_behind_padding_each_row_is_read_as_if_alone(step, fused):
+    model, ids = lively(fused=fused), random_ids(4, 11)
+    n_padding = torch.tensor([3, 0, 10, 1])
+    caches = padded_caches(model, n_padding)
+    pieces = [model(piece, caches) for piece in ids.split(step, dim=1)]
+    logits = torch.cat(pieces, dim=1)
+    assert logits.isfinite().all()
+    for row, output, n in zip(ids, logits, n_padding, strict=True):
+        assert_close(output[n:], model(row[None, n:])[0])
+
+
+@each_path
+def test_what_stands_in_the_padding_does_not_matter(fused):
+    model, ids = lively(fused=fused), random_ids(2, 11)
+    n_padding = torch.tensor([6, 2])
+    before = model(ids, padded_caches(model, n_padding))
+    ids[0, :6], ids[1, :2] = random_ids(6), random_ids(2)
+    after = model(ids, padded_caches(model, n_padding))
+    for i, n in enumerate(n_padding):
+        assert_close(after[i, n:], before[i, n:])
+        assert not torch.allclose(after[i, :n], before[i, :n])
 
 
 # Tied weights
@@ -675,7 +689,7 @@ def test_caches_and_input_together_can_be_too_long():
 
 @pytest.mark.parametrize("n_caches", [0, 1, 3])
 def test_caches_must_be_one_per_block(n_caches):
-    caches = [GrowingCache() for _ in range(n_caches)]
+    caches = [KVCache(8) for _ in range(n_caches)]
     with pytest.raises(
         ValueError, match=f"caches must be one per block, 2, got {n_caches}"
     ):

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from scratch.llm.generation import KVCache
 from scratch.llm.multi_head_attention import (
     Cache,
     MultiHeadAttention,
@@ -30,26 +31,7 @@ each_causal = pytest.mark.parametrize("causal", [True, False])
 leading_sizes = st.lists(st.integers(1, 3), max_size=3)
 
 
-class Memory:
-    """The shortest thing that keeps the promise of Cache."""
-
-    def __init__(self):
-        self.kept = None
-
-    def __len__(self):
-        return 0 if self.kept is None else self.kept[0].shape[-2]
-
-    def extend(self, k, v):
-        if self.kept is not None:
-            k, v = (
-                torch.cat([old, new], dim=-2)
-                for old, new in zip(self.kept, (k, v), strict=True)
-            )
-        self.kept = k, v
-        return self.kept
-
-
-class Forgetful(Memory):
+class Forgetful(KVCache):
     """Keeps one token of what it gets."""
 
     def extend(self, k, v):
@@ -113,7 +95,7 @@ def output_and_slopes(layer, x, grad_output, before=None):
     x = x.clone().requires_grad_()
     cache = None
     if before is not None:
-        cache = Memory()
+        cache = KVCache(128)
         with torch.no_grad():
             layer(before, cache)
     output = layer(x, cache)
@@ -217,7 +199,7 @@ def test_the_gradient_behind_a_cache_is_that_of_finite_differences(fused):
     layer = make(d_model=4, n_heads=2, fused=fused)
 
     def run(before, x):
-        cache = Memory()
+        cache = KVCache(128)
         layer(before, cache)
         return layer(x, cache)
 
@@ -378,7 +360,7 @@ def test_a_batch_equals_its_sequences(fused):
 @example(cuts=set())
 def test_pieces_through_a_cache_equal_the_whole(cuts, fused):
     layer, x = make(fused=fused), random(B, T, D)
-    cache: Cache = Memory()
+    cache: Cache = KVCache(128)
     pieces = []
     for piece in x.tensor_split(sorted(cuts), dim=1):
         n_before = len(cache)
@@ -386,15 +368,95 @@ def test_pieces_through_a_cache_equal_the_whole(cuts, fused):
         assert len(cache) == n_before + piece.shape[1]
     assert_close(torch.cat(pieces, dim=1), layer(x))
     _, k, v = layer.heads(x)
-    assert_close(cache.kept, (k, v))
+    kept = cache.extend(k[..., :0, :], v[..., :0, :])  # nothing new
+    assert_close(kept, (k, v))
 
 
 @each_fused
 def test_without_a_mask_new_tokens_see_all_cached_ones(fused):
     layer, x = make(causal=False, fused=fused), random(B, T, D)
-    cache = Memory()
+    cache = KVCache(128)
     layer(x[:, :4], cache)
     assert_close(layer(x[:, 4:], cache), layer(x)[:, 4:])
+
+
+# Properties: padding
+
+
+@pytest.mark.parametrize("n_padding", [[0, 3], [6, 1], [2, 2], [0, 0]])
+@each_causal
+@each_fused
+def test_padding_equals_hidden_keys_of_torch(fused, causal, n_padding):
+    layer, x = make(causal=causal, fused=fused), random(B, T, D)
+    n_padding = torch.tensor(n_padding)
+    padding = torch.arange(T) < n_padding[:, None]
+    # torch's masks mark what to hide: for each sequence and head.
+    hidden = padding[:, None, :] & ~torch.eye(T).bool()
+    if causal:
+        hidden = hidden | ~MASK
+    expected, _ = torch_layer(layer)(
+        x, x, x, attn_mask=hidden.repeat_interleave(N_HEADS, dim=0)
+    )
+    assert_close(layer(x, KVCache(T, n_padding)), expected)
+
+
+@each_causal
+@each_fused
+def test_behind_padding_a_sequence_is_read_as_if_alone(fused, causal):
+    layer, x = make(causal=causal, fused=fused), random(3, T, D)
+    n_padding = torch.tensor([2, 0, T - 1])
+    outputs = layer(x, KVCache(T, n_padding))
+    assert outputs.isfinite().all()
+    for sequence, output, n in zip(x, outputs, n_padding, strict=True):
+        assert_close(output[n:], layer(sequence[None, n:])[0])
+
+
+@each_fused
+@given(cuts=st.sets(st.integers(1, T - 1)))
+@example(cuts=set(range(1, T)))  # one token at a time
+@example(cuts={3})  # the first piece of a sequence is padding alone
+def test_pieces_behind_padding_equal_the_whole(cuts, fused):
+    layer, x = make(fused=fused), random(3, T, D)
+    n_padding = torch.tensor([3, 0, T - 1])
+    whole = layer(x, KVCache(T, n_padding))
+    cache = KVCache(T, n_padding)
+    pieces = [layer(x, cache) for x in x.tensor_split(sorted(cuts), dim=1)]
+    assert_close(torch.cat(pieces, dim=1), whole)
+
+
+@each_causal
+@each_fused
+def test_what_stands_in_the_padding_does_not_matter(fused, causal):
+    layer, x = make(causal=causal, fused=fused), random(B, T, D)
+    n_padding = torch.tensor([4, 1])
+    before = layer(x, KVCache(T, n_padding))
+    x[0, :4], x[1, :1] = 100 * random(4, D), 100 * random(1, D)
+    after = layer(x, KVCache(T, n_padding))
+    for i, n in enumerate(n_padding):
+        assert_close(after[i, n:], before[i, n:])
+
+
+@pytest.mark.parametrize("n_new", [1, 2])
+def test_padding_costs_one_mask_for_all_heads(kernel_calls, n_new):
+    layer, n_padding = make(), torch.tensor([2, 0])
+    cache = KVCache(T, n_padding)
+    layer(random(B, 4, D), cache)
+    layer(random(B, n_new, D), cache)
+    masks = [call["attn_mask"].shape for call in kernel_calls]
+    assert masks == [(B, 1, 4, 4), (B, 1, n_new, 4 + n_new)]
+    assert not any(call["is_causal"] for call in kernel_calls)
+
+
+@each_fused
+def test_slopes_behind_padding_are_those_of_the_sequence_alone(fused):
+    layer, x = make(fused=fused), random(B, T, D).requires_grad_()
+    n_padding = torch.tensor([4, 0])
+    output = layer(x, KVCache(T, n_padding))
+    (slope,) = torch.autograd.grad(output[0, 4:].sin().sum(), x)
+    alone = x[:1, 4:].detach().requires_grad_()
+    (expected,) = torch.autograd.grad(layer(alone).sin().sum(), alone)
+    assert_close(slope[:1, 4:], expected)
+    assert slope[0, :4].eq(0).all() and slope[1].eq(0).all()
 
 
 # Properties: dropout and memory
@@ -453,7 +515,7 @@ def test_torch_attends_unless_told_otherwise(kernel_calls):
 
 
 def test_a_single_token_needs_no_mask(kernel_calls):
-    layer, cache = make(), Memory()
+    layer, cache = make(), KVCache(128)
     for n_tokens in (1, 3, 1):
         layer(random(B, n_tokens, D), cache)
     masks = [call["attn_mask"] for call in kernel_calls]
@@ -477,7 +539,7 @@ def test_the_fused_path_stores_no_weights():
 
 def test_a_cache_costs_the_fused_path_one_mask_for_all_heads():
     layer, n_tokens, n_before = make(), 32, 96
-    cache = Memory()
+    cache = KVCache(128)
     layer(random(1, n_before, D), cache)
     with LargestTensor() as record:
         layer(random(1, n_tokens, D), cache)
@@ -524,7 +586,7 @@ def test_masks_live_where_the_tokens_are(causal, fused):
         layer = MultiHeadAttention(
             d_model=D, n_heads=N_HEADS, causal=causal, fused=fused
         )
-    cache = Memory()
+    cache = KVCache(128)
     for n_tokens in (4, 3, 1):
         x = torch.empty(B, n_tokens, D, device="meta")
         output = layer(x, cache)
@@ -585,4 +647,4 @@ def test_tokens_of_the_wrong_shape_are_named(fused, shape):
 @each_fused
 def test_a_cache_that_loses_tokens_is_found_out(fused):
     with pytest.raises(ValueError, match=r"at least 0, got .* n_before=-2"):
-        make(fused=fused)(random(1, 3, D), Forgetful())
+        make(fused=fused)(random(1, 3, D), Forgetful(8))

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from scratch.llm.generation import KVCache
 from scratch.llm.transformer_block import LayerNorm, TransformerBlock
 from scratch.nn.backpropagation import layer_norm_backward
 
@@ -31,25 +32,6 @@ each_causal = pytest.mark.parametrize("causal", [True, False])
 each_leading = pytest.mark.parametrize(
     "leading", [(), (1,), (7,), (2, 3), (1, 1), (0,)], ids=str
 )
-
-
-class Memory:
-    """The shortest thing that keeps the promise of Cache."""
-
-    def __init__(self):
-        self.kept = None
-
-    def __len__(self):
-        return 0 if self.kept is None else self.kept[0].shape[-2]
-
-    def extend(self, k, v):
-        if self.kept is not None:
-            k, v = (
-                torch.cat([old, new], dim=-2)
-                for old, new in zip(self.kept, (k, v), strict=True)
-            )
-        self.kept = k, v
-        return self.kept
 
 
 def random(*shape):
@@ -370,7 +352,7 @@ def test_without_a_mask_permuted_tokens_give_permuted_outputs(fused):
 @example(cuts=set(range(1, T)))  # one token at a time
 def test_pieces_through_a_cache_equal_the_whole(cuts, fused):
     ours, x = block(fused=fused), random(B, T, D)
-    cache = Memory()
+    cache = KVCache(64)
     pieces = x.tensor_split(sorted(cuts), dim=1)
     outputs = [ours(piece, cache) for piece in pieces]
     assert len(cache) == T
@@ -490,7 +472,7 @@ def test_a_generator_repeats_the_weights_and_leaves_torch_alone():
 def test_it_works_without_numbers(fused):
     with torch.device("meta"):
         ours = TransformerBlock(d_model=D, n_heads=N_HEADS, fused=fused)
-    cache = Memory()
+    cache = KVCache(64)
     for n_tokens in (4, 3, 1):
         output = ours(torch.empty(B, n_tokens, D, device="meta"), cache)
         assert output.device.type == "meta"

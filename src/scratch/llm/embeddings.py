@@ -98,8 +98,18 @@ class PositionEmbedding(nn.Module):
         table = torch.randn(context_length, d_model, generator=generator)
         self.weight = nn.Parameter(POSITION_STD * table)
 
-    def forward(self, n_tokens: int, *, start: int = 0) -> Tensor:
-        """Return the vectors of positions start to start + n_tokens - 1."""
+    def forward(
+        self,
+        n_tokens: int,
+        *,
+        start: int = 0,
+        n_padding: Tensor | None = None,
+    ) -> Tensor:
+        """Return the vectors of positions start to start + n_tokens - 1.
+
+        With n_padding, (B,), each row counts from behind its padding, and
+        padding itself is at position 0: (B, n_tokens, d_model).
+        """
         context_length = self.weight.shape[0]
         if start < 0 or n_tokens < 0 or start + n_tokens > context_length:
             raise ValueError(
@@ -107,7 +117,11 @@ class PositionEmbedding(nn.Module):
                 f"most the context length of {context_length}, "
                 f"got start={start} and n_tokens={n_tokens}"
             )
-        return self.weight[start : start + n_tokens]
+        if n_padding is None:
+            return self.weight[start : start + n_tokens]
+        places = torch.arange(start, start + n_tokens, device=n_padding.device)
+        places = (places - n_padding.unsqueeze(1)).clamp(min=0)
+        return F.embedding(places, self.weight)
 
 
 def sinusoidal_positions(n_positions: int, d_model: int) -> Tensor:
@@ -167,11 +181,24 @@ class InputEmbedding(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, ids: Tensor, *, start: int = 0) -> Tensor:
-        """Embed ids that stand at positions start and after."""
+    def forward(
+        self,
+        ids: Tensor,
+        *,
+        start: int = 0,
+        n_padding: Tensor | None = None,
+    ) -> Tensor:
+        """Embed ids that stand at positions start and after.
+
+        Args:
+            n_padding: (B,), how many ids at the left of each row are only
+                there to fill it; positions count from behind them.
+        """
         if isinstance(ids, Tensor) and ids.ndim == 0:
             raise ValueError("ids must have shape (B, T), got ()")
-        x = self.tokens(ids) + self.positions(ids.shape[-1], start=start)
+        x = self.tokens(ids) + self.positions(
+            ids.shape[-1], start=start, n_padding=n_padding
+        )
         return self.dropout(x)
 
 

@@ -146,15 +146,15 @@ class GPT(nn.Module):
         """
         _require_ids(ids, self.config.context_length)
         if caches is None:
-            caches, start = [None] * len(self.blocks), 0
+            caches, start, n_padding = [None] * len(self.blocks), 0, None
         elif len(caches) == len(self.blocks):
-            start = len(caches[0])
+            start, n_padding = len(caches[0]), caches[0].n_padding
         else:
             raise ValueError(
                 f"caches must be one per block, {len(self.blocks)}, "
                 f"got {len(caches)}"
             )
-        x = self.embedding(ids, start=start)
+        x = self.embedding(ids, start=start, n_padding=n_padding)
         for block, cache in zip(self.blocks, caches, strict=True):
             x = block(x, cache)
         return self.norm(x)

@@ -11,7 +11,14 @@ from scratch.nn.forward_propagation import Linear
 
 
 class Cache(Protocol):
-    """Keeps the keys and values of the tokens that came before."""
+    """Keeps the keys and values of the tokens that came before.
+
+    Attributes:
+        n_padding: (B,), how many tokens at the start of each row are only
+            there to fill it, and are hidden; None if there are none.
+    """
+
+    n_padding: Tensor | None
 
     def __len__(self) -> int:
         """Return how many tokens it holds."""
@@ -87,14 +94,14 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         q, k, v = self.heads(x)
-        n_tokens = q.shape[-2]
+        n_padding = None
         if cache is not None:
             k, v = cache.extend(k, v)
-        n_before = k.shape[-2] - n_tokens
+            n_padding = cache.n_padding
         if self.fused:
-            outputs = self._attend_fused(q, k, v, n_before)
+            outputs = self._attend_fused(q, k, v, n_padding)
         else:
-            mask = self._mask(n_tokens, n_before, x.device)
+            mask = self._mask(q, k, n_padding)
             outputs, _ = attend(q, k, v, mask, dropout=self.dropout)
         return self.mix(merge_heads(outputs))
 
@@ -111,27 +118,40 @@ class MultiHeadAttention(nn.Module):
     def weights(self, x: Tensor) -> Tensor:
         """Return how much each token takes: (B, n_heads, T, T)."""
         q, k, v = self.heads(x)
-        _, weights = attend(q, k, v, self._mask(x.shape[1], 0, x.device))
+        _, weights = attend(q, k, v, self._mask(q, k, None))
         return weights
 
     def _mask(
-        self, n_tokens: int, n_before: int, device: torch.device
+        self, q: Tensor, k: Tensor, n_padding: Tensor | None
     ) -> Tensor | None:
-        if not self.causal:
-            return None
-        return causal_mask(n_tokens, n_before=n_before, device=device)
+        """Return what each query may see: (T_q, T_k), or (B, 1, T_q, T_k)."""
+        n_tokens, n_keys = q.shape[-2], k.shape[-2]
+        n_before = n_keys - n_tokens
+        mask = None
+        if self.causal:
+            mask = causal_mask(n_tokens, n_before=n_before, device=q.device)
+        if n_padding is None:
+            return mask
+        keys = torch.arange(n_keys, device=q.device)
+        real = (keys >= n_padding.unsqueeze(1))[:, None, None]
+        # Padding sees itself: a query must see a key.
+        itself = keys == keys[n_before:, None]
+        seen = real | itself
+        return seen if mask is None else mask & seen
 
     def _attend_fused(
-        self, q: Tensor, k: Tensor, v: Tensor, n_before: int
+        self, q: Tensor, k: Tensor, v: Tensor, n_padding: Tensor | None
     ) -> Tensor:
         """The same as attend; without a mask to store where none is needed."""
         mask, is_causal = None, False
-        n_tokens = q.shape[-2]
-        if self.causal and n_tokens > 1:  # a single query sees all keys
-            if n_before == 0:
+        n_tokens, n_keys = q.shape[-2], k.shape[-2]
+        if n_padding is not None:
+            mask = self._mask(q, k, n_padding)
+        elif self.causal and n_tokens > 1:  # a single query sees all keys
+            if n_tokens == n_keys:
                 is_causal = True
             else:
-                mask = self._mask(n_tokens, n_before, q.device)
+                mask = self._mask(q, k, None)
         return F.scaled_dot_product_attention(
             q,
             k,

@@ -169,7 +169,8 @@ class Optimizer:
             state = self.state[p]
             averages = [state[name] for name in self._averages(group)]
             limit = _PIECE if p.is_cpu else math.inf
-            for pieces in _pieces(limit, p, p.grad, *averages):
+            tensors = map(_local, (p, p.grad, *averages))
+            for pieces in _pieces(limit, *tensors):
                 run.append((*pieces, state["n_steps"]))
                 n_numbers += pieces[0].numel()
                 if n_numbers >= limit:
@@ -441,6 +442,11 @@ def _pieces(limit: float, *tensors: Tensor) -> Iterable[Sequence[Tensor]]:
     return zip(*(x.view(-1).split(limit) for x in tensors), strict=True)
 
 
+def _local(x: Tensor) -> Tensor:
+    """Return what lies here of a tensor that several processes share."""
+    return x.to_local() if hasattr(x, "to_local") else x
+
+
 def _with_decay(
     grads: list[Tensor], parameters: list[Tensor], weight_decay: float
 ) -> list[Tensor]:
@@ -459,7 +465,14 @@ def _taken_over(value: Any, name: str, parameter: Tensor) -> Any:
             f"saved {name} must have shape {tuple(parameter.shape)}, "
             f"got {tuple(value.shape)}"
         )
-    return value.to(parameter, copy=True)
+    value = value.to(parameter.device, parameter.dtype, copy=True)
+    if hasattr(parameter, "to_local"):
+        from torch.distributed.tensor import distribute_tensor
+
+        return distribute_tensor(
+            value, parameter.device_mesh, parameter.placements
+        )
+    return value
 
 
 def _require_parameters(parameters: list[Tensor]) -> None:
