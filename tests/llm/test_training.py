@@ -726,6 +726,7 @@ def test_random_state_and_mode_are_left_as_they_were(mode):
     assert_same_bits(torch.get_rng_state(), state)
     with pytest.raises(ZeroDivisionError):
         quietly(model, on_look=lambda n, model: 1 / 0)
+    assert model.training == mode
     assert_same_bits(torch.get_rng_state(), state)
 
 
@@ -999,7 +1000,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
     newest = checkpoint_path(folder, 4)
     DAMAGES[damage](newest / name)
     model = small_model(7)
-    message = r"step-00000004.*\. The checkpoint before it is used"
+    message = r"step-00000004.*\. The older step-\d+ is used"
     with pytest.warns(UserWarning, match=message) as caught:
         quietly(model, folder)
     assert len(caught) == 1
@@ -1008,6 +1009,28 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
         assert name in str(caught[0].message)
     assert contents(folder) == contents(finished)
     assert_same_bits(snapshot(model), load_file(newest / "model.safetensors"))
+
+
+def test_an_error_closes_the_bar(monkeypatch):
+    closed = []
+
+    class Bar(training.tqdm):
+        def close(self):
+            closed.append(self)
+            super().close()
+
+    monkeypatch.setattr(training, "tqdm", Bar)
+    # Caught, the error keeps the bar from being closed as garbage.
+    with pytest.raises(ZeroDivisionError) as caught:
+        quietly(small_model(), on_look=lambda n, model: 1 / 0)
+    assert closed and caught.tb is not None
+
+
+def test_an_error_in_evaluate_leaves_the_mode():
+    model = torch.nn.Linear(1, 1).train()  # which takes no tokens
+    with pytest.raises(RuntimeError):
+        evaluate(model, IDS, context_length=CONTEXT)
+    assert model.training
 
 
 def test_two_damaged_checkpoints_are_two_warnings(tmp_path, finished):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from scratch.llm.gpt import GPT
+from scratch.llm.training import in_mode
 from scratch.nn.activations import softmax
 
 
@@ -243,9 +244,7 @@ def generate(
     n_total = ids.shape[1] + n_new
     stopped = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     reader = _Reader(model, n_padding, cached)
-    was_training = model.training
-    model.eval()
-    try:
+    with in_mode(model, training=False):
         while ids.shape[1] < n_total:
             logits = reader.next_logits(ids)
             if penalty != 1:
@@ -267,8 +266,6 @@ def generate(
                 n_rest = n_total - ids.shape[1]
                 rest = ids.new_full((len(ids), n_rest), stop_id)
                 ids = torch.cat([ids, rest], dim=1)
-    finally:
-        model.train(was_training)
     return ids
 
 

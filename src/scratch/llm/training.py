@@ -159,8 +159,6 @@ def evaluate(
     _require_row(ids, 1)
     _require_sizes(context_length, batch_size)
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
     n_targets = len(ids) - 1
     n_whole = n_targets // context_length
     starts = context_length * torch.arange(n_whole)
@@ -172,14 +170,25 @@ def evaluate(
     if n_rest := n_targets % context_length:
         parts.append((torch.tensor([n_targets - n_rest]), n_rest))
     total = 0.0
-    for part, n_tokens in parts:
-        inputs, targets = windows_at(ids, part, n_tokens)
-        loss = cross_entropy(
-            model(inputs.to(device)), targets.to(device), fused=True
-        )
-        total += loss.item() * targets.numel()
-    model.train(was_training)
+    with in_mode(model, training=False):
+        for part, n_tokens in parts:
+            inputs, targets = windows_at(ids, part, n_tokens)
+            loss = cross_entropy(
+                model(inputs.to(device)), targets.to(device), fused=True
+            )
+            total += loss.item() * targets.numel()
     return total / n_targets
+
+
+@contextlib.contextmanager
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Bring a model into train or eval mode, and back in the end."""
+    was_training = model.training
+    model.train(training)
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,8 +356,6 @@ def train(
     dtype = _PRECISIONS[config.precision]
     parameters = list(model.parameters())
     began = time.monotonic() - (history.seconds[-1] if history.seconds else 0)
-    was_training = model.training
-    model.train()
     bar = tqdm(
         total=config.n_steps,
         initial=first,
@@ -357,66 +364,65 @@ def train(
         dynamic_ncols=True,
         mininterval=0.5,
     )
-    for step in range(first, config.n_steps):
-        optimizer.scale_learning_rate(
-            warmup_cosine(
-                step,
-                n_steps=config.n_steps,
-                warmup_steps=config.warmup_steps,
-                final=config.final_share,
-            )
-        )
-        # Dropout too depends on the seed and the step alone.
-        torch.manual_seed(_mixed(config.seed, step, crew.rank))
-        inputs, targets = (
-            crew.share(x).to(device) for x in windows.batch(step)
-        )
-        optimizer.zero_grad()
-        loss = 0.0
-        parts = zip(
-            inputs.chunk(config.n_parts),
-            targets.chunk(config.n_parts),
-            strict=True,
-        )
-        for i, (part, answers) in enumerate(parts, start=1):
-            with (
-                crew.gathering(shared, i == config.n_parts),
-                torch.autocast(
-                    device.type, dtype=dtype, enabled=dtype is not None
-                ),
-            ):
-                logits = forward(part)
-                part_loss = cross_entropy(logits, answers, fused=True)
-                part_loss = part_loss / config.n_parts
-            part_loss.backward()
-            loss = loss + part_loss.detach()
-        norm = clip_gradients(parameters, config.max_norm)
-        loss_now = crew.mean(loss).item()
-        _require_finite("loss", loss_now, step, config)
-        _require_finite("gradient", _whole(norm).item(), step, config)
-        optimizer.step()
-        history.train.append(loss_now)
-        n_made = step + 1
-        is_last = n_made == config.n_steps
-        if n_made % config.eval_every == 0 or is_last:
-            if validation_ids is not None:
-                found = evaluate(
-                    shared, validation_ids, context_length=context_length
+    with bar, in_mode(model, training=True):
+        for step in range(first, config.n_steps):
+            optimizer.scale_learning_rate(
+                warmup_cosine(
+                    step,
+                    n_steps=config.n_steps,
+                    warmup_steps=config.warmup_steps,
+                    final=config.final_share,
                 )
-                _require_finite("validation loss", found, step, config)
-                history.validation.append(crew.agree(found))
-            history.steps.append(n_made)
-            history.seconds.append(time.monotonic() - began)
-            run.keep_best(history)
-            if on_look is not None:
-                on_look(n_made, model)
-            model.train()
-        if n_made % config.save_every == 0 or is_last:
-            run.save(n_made, optimizer, history)
-        _show(bar, history)
-    bar.close()
+            )
+            # Dropout too depends on the seed and the step alone.
+            torch.manual_seed(_mixed(config.seed, step, crew.rank))
+            inputs, targets = (
+                crew.share(x).to(device) for x in windows.batch(step)
+            )
+            optimizer.zero_grad()
+            loss = 0.0
+            parts = zip(
+                inputs.chunk(config.n_parts),
+                targets.chunk(config.n_parts),
+                strict=True,
+            )
+            for i, (part, answers) in enumerate(parts, start=1):
+                with (
+                    crew.gathering(shared, i == config.n_parts),
+                    torch.autocast(
+                        device.type, dtype=dtype, enabled=dtype is not None
+                    ),
+                ):
+                    logits = forward(part)
+                    part_loss = cross_entropy(logits, answers, fused=True)
+                    part_loss = part_loss / config.n_parts
+                part_loss.backward()
+                loss = loss + part_loss.detach()
+            norm = clip_gradients(parameters, config.max_norm)
+            loss_now = crew.mean(loss).item()
+            _require_finite("loss", loss_now, step, config)
+            _require_finite("gradient", _whole(norm).item(), step, config)
+            optimizer.step()
+            history.train.append(loss_now)
+            n_made = step + 1
+            is_last = n_made == config.n_steps
+            if n_made % config.eval_every == 0 or is_last:
+                if validation_ids is not None:
+                    found = evaluate(
+                        shared, validation_ids, context_length=context_length
+                    )
+                    _require_finite("validation loss", found, step, config)
+                    history.validation.append(crew.agree(found))
+                history.steps.append(n_made)
+                history.seconds.append(time.monotonic() - began)
+                run.keep_best(history)
+                if on_look is not None:
+                    on_look(n_made, model)
+                model.train()
+            if n_made % config.save_every == 0 or is_last:
+                run.save(n_made, optimizer, history)
+            _show(bar, history)
     run.remove_old()  # a kill may have come before it could be done
-    model.train(was_training)
     return history
 
 
@@ -608,7 +614,7 @@ class _Run:
             self._require_same(found)
             for error in damage:
                 warnings.warn(
-                    f"{error}. The checkpoint before it is used",
+                    f"{error}. The older {path.name} is used",
                     stacklevel=4,  # whoever called train
                 )
             self.model.load_state_dict(weights)
