@@ -75,6 +75,13 @@ CUT_CODE = """(columns) =>
             && pre.scrollWidth > pre.clientWidth;
     }).map((pre) => pre.textContent.trim().slice(0, 60))"""
 
+# A few pixels are the room around the last sign.
+CUT_FORMULAS = """() =>
+    [...document.querySelectorAll("article .katex-display")].filter(
+        (formula) => formula.checkVisibility()
+            && formula.scrollWidth > formula.clientWidth + 3
+    ).map((formula) => formula.textContent.trim().slice(0, 60))"""
+
 # Thousands of words of code get their colors from a few rules, and the boxes
 # of a formula have the color of the text. So that axe need not look at each,
 # one word of each kind stays, in each kind of box, and formulas go.
@@ -224,6 +231,8 @@ def test_a_page_is_whole_and_asks_no_other_host(visit, address, page):
     assert not formulas, report(formulas)
     cut = seen.page.evaluate(CUT_CODE, CODE_COLUMNS)
     assert not cut, report(cut)
+    cut = seen.page.evaluate(CUT_FORMULAS)
+    assert not cut, report(cut)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -319,6 +328,16 @@ def test_code_that_is_cut_is_noticed(visit, tmp_path):
     seen = visit(_broken(tmp_path, line + "</pre>"))
     assert seen.page.evaluate(CUT_CODE, CODE_COLUMNS)
     assert not seen.page.evaluate(CUT_CODE, CODE_COLUMNS - 1)
+
+
+@pytest.mark.parametrize(("width", "is_cut"), [(320, True), (400, False)])
+def test_a_formula_that_is_cut_is_noticed(visit, tmp_path, width, is_cut):
+    formula = (
+        f"<div class='katex-display' style='width: {width}px; overflow: auto'>"
+        "<div style='width: 400px'>x</div></div>"
+    )
+    seen = visit(_broken(tmp_path, formula))
+    assert bool(seen.page.evaluate(CUT_FORMULAS)) == is_cut
 
 
 def test_a_page_wider_than_a_phone_is_noticed(visit, tmp_path):
