@@ -5,12 +5,12 @@ import time
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from scratch.llm.generation import generate
 from scratch.llm.gpt import GPT, GPTConfig
 
-N_THREADS = 2
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 N_NEW = 256
 N_ROUNDS = 5
 WANTED = 2.0  # times the tokens per second of transformers
@@ -26,33 +26,13 @@ SIZES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(N_THREADS)
-    yield
-    torch.set_num_threads(before)
-
-
 def ours(config):
     model = GPT(config, generator=torch.Generator().manual_seed(0))
     return lambda ids: generate(model, ids, N_NEW, temperature=0)
 
 
-def theirs(config):
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=config.vocab_size,
-            n_positions=config.context_length,
-            n_embd=config.d_model,
-            n_head=config.n_heads,
-            n_layer=config.n_layers,
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=0,
-            attn_implementation="sdpa",
-        )
-    ).eval()
+def theirs(model):
+    model.eval()
     return lambda ids: model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
@@ -64,10 +44,15 @@ def theirs(config):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_generation_is_faster_than_that_of_transformers(size):
+def test_generation_is_faster_than_that_of_transformers(
+    size, gpt2_of_transformers
+):
     config = SIZES[size]
     ids = torch.randint(config.vocab_size, (1, 16))
-    runs = {"ours": ours(config), "transformers": theirs(config)}
+    runs = {
+        "ours": ours(config),
+        "transformers": theirs(gpt2_of_transformers(config, pad_token_id=0)),
+    }
     seconds = {name: [] for name in runs}
     for run in runs.values():
         assert run(ids).shape == (1, 16 + N_NEW)  # the first takes longer

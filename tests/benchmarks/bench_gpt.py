@@ -6,12 +6,10 @@ import time
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from scratch.llm.gpt import GPT, GPTConfig, count_operations
 from scratch.nn.losses import cross_entropy
 
-N_THREADS = 2
 ROOM = 1.05  # what the noise of the machine may add to a ratio
 SIZES = {  # config, batch size, tokens, how often each pass is timed
     "4 layers of 128": (
@@ -73,25 +71,8 @@ def our_pass(config, *, fused):
     return run
 
 
-def their_pass(config, attention):
+def their_pass(model):
     """Return the same for transformers, with the loss that it computes."""
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=config.vocab_size,
-            n_positions=config.context_length,
-            n_embd=config.d_model,
-            n_head=config.n_heads,
-            n_layer=config.n_layers,
-            embd_pdrop=0.0,
-            resid_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=0,
-            eos_token_id=0,
-            use_cache=False,
-            loss_type="ForCausalLM",
-            attn_implementation=attention,
-        )
-    )
 
     def run(ids, backward):
         if not backward:
@@ -106,12 +87,16 @@ def their_pass(config, attention):
     return run
 
 
-def passes_for(config):
+def passes_for(config, build):
     return {
         "ours, fused": our_pass(config, fused=True),
         "ours, explicit": our_pass(config, fused=False),
-        "transformers, sdpa": their_pass(config, "sdpa"),
-        "transformers, eager": their_pass(config, "eager"),
+        "transformers, sdpa": their_pass(
+            build(config, "sdpa", use_cache=False)
+        ),
+        "transformers, eager": their_pass(
+            build(config, "eager", use_cache=False)
+        ),
     }
 
 
@@ -129,14 +114,6 @@ def seconds_per_pass(passes, ids, backward, n_rounds):
     return seconds
 
 
-@pytest.fixture(autouse=True)
-def _two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(N_THREADS)
-    yield
-    torch.set_num_threads(before)
-
-
 def ratio_of(seconds, other_seconds):
     """Return the median of the ratios, round by round.
 
@@ -149,11 +126,14 @@ def ratio_of(seconds, other_seconds):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_training_is_as_fast_as_that_of_transformers(size):
+@pytest.mark.usefixtures("two_threads")
+def test_training_is_as_fast_as_that_of_transformers(
+    size, gpt2_of_transformers
+):
     config, batch_size, n_tokens, n_rounds = SIZES[size]
-    passes = passes_for(config)
+    passes = passes_for(config, gpt2_of_transformers)
     ids = torch.randint(config.vocab_size, (batch_size, n_tokens))
-    print(f"\n\n{size}, {batch_size} x {n_tokens}, {N_THREADS} threads")
+    print(f"\n\n{size}, {batch_size} x {n_tokens}, two threads")
     print(f"{'':38}  median    best GFLOP/s  ratio to ours, fused")
     for backward in (False, True):
         seconds = seconds_per_pass(passes, ids, backward, n_rounds)

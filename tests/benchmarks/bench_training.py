@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from scratch.llm.gpt import GPT, GPTConfig
 from scratch.llm.tokenization import CharTokenizer
 from scratch.llm.training import TrainConfig, evaluate, train, windows_at
 
-N_THREADS = 2
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 ROOM = 1.05  # what the noise of the machine may add to a ratio
 SIZES = {  # config, batch size, steps in a round, rounds
     "4 layers of 128": (
@@ -59,14 +59,6 @@ BETTER = TrainConfig(
 )
 
 
-@pytest.fixture(autouse=True)
-def _two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(N_THREADS)
-    yield
-    torch.set_num_threads(before)
-
-
 def our_steps(config, batch_size, ids):
     """Return a function that makes n steps, with all that train does."""
     model = GPT(config, generator=torch.Generator().manual_seed(0))
@@ -84,33 +76,17 @@ def our_steps(config, batch_size, ids):
     return run
 
 
-def their_steps(config, batch_size, ids):
+def their_steps(model, batch_size, ids):
     """The same with transformers' model and torch's AdamW."""
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=config.vocab_size,
-            n_positions=config.context_length,
-            n_embd=config.d_model,
-            n_head=config.n_heads,
-            n_layer=config.n_layers,
-            embd_pdrop=0.0,
-            resid_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=0,
-            eos_token_id=0,
-            use_cache=False,
-            loss_type="ForCausalLM",
-            attn_implementation="sdpa",
-        )
-    )
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.1)
-    n_starts = len(ids) - config.context_length
+    context_length = model.config.n_positions
+    n_starts = len(ids) - context_length
 
     def run(n_steps):
         for _ in range(n_steps):
             starts = torch.randint(n_starts, (batch_size,))
-            inputs, _ = windows_at(ids, starts, config.context_length)
+            inputs, _ = windows_at(ids, starts, context_length)
             optimizer.zero_grad()
             loss = model(inputs, labels=inputs).loss
             loss.backward()
@@ -122,12 +98,16 @@ def their_steps(config, batch_size, ids):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_training_steps_are_as_fast_as_those_of_transformers(size):
+def test_training_steps_are_as_fast_as_those_of_transformers(
+    size, gpt2_of_transformers
+):
     config, batch_size, n_steps, n_rounds = SIZES[size]
     ids = torch.randint(config.vocab_size, (100_000,))
     runs = {
         "ours": our_steps(config, batch_size, ids),
-        "transformers": their_steps(config, batch_size, ids),
+        "transformers": their_steps(
+            gpt2_of_transformers(config, use_cache=False), batch_size, ids
+        ),
     }
     seconds = {name: [] for name in runs}
     for run in runs.values():
